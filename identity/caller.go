@@ -1,0 +1,39 @@
+// Package identity proves who is at the other end of a connection: it takes
+// X.509-SVIDs from the SPIFFE Workload API and turns them into gRPC transport
+// credentials that leave a Caller on every connection.
+package identity
+
+import (
+	"context"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+)
+
+// Caller is the proved identity of the workload at the other end of a
+// connection. It is immutable and shared by all calls of the connection.
+type Caller struct {
+	// ID is the SPIFFE ID of the peer's X.509-SVID.
+	ID spiffeid.ID
+	// Serial is the serial number of the SVID, lower-case hexadecimal.
+	Serial string
+	// NotAfter is when the identity ends: the earliest expiry in the verified
+	// chain, the trust anchor left aside.
+	NotAfter time.Time
+}
+
+// Expired tells whether the identity has ended at now.
+func (c *Caller) Expired(now time.Time) bool { return !now.Before(c.NotAfter) }
+
+type callerKey struct{}
+
+// NewContext returns a context that carries the caller.
+func NewContext(ctx context.Context, c *Caller) context.Context {
+	return context.WithValue(ctx, callerKey{}, c)
+}
+
+// FromContext returns the caller that NewContext put into ctx, or nil.
+func FromContext(ctx context.Context) *Caller {
+	c, _ := ctx.Value(callerKey{}).(*Caller)
+	return c
+}

@@ -1,0 +1,58 @@
+package model
+
+import (
+	"context"
+	"errors"
+	"slices"
+)
+
+// TensorSpec is the name, type and shape of one input or output.
+type TensorSpec struct {
+	Name  string
+	DType DType
+	// Shape has -1 where any length fits.
+	Shape []int64
+}
+
+// Signature is what a model takes and returns, as its graph says it.
+type Signature struct {
+	Inputs  []TensorSpec
+	Outputs []TensorSpec
+}
+
+// HasRows tells whether the first dimension of every input is a row dimension:
+// one that may have any length.
+func (s *Signature) HasRows() bool {
+	return len(s.Inputs) > 0 && !slices.ContainsFunc(s.Inputs, func(in TensorSpec) bool {
+		return len(in.Shape) == 0 || in.Shape[0] != -1
+	})
+}
+
+// Runner runs one loaded artefact. It is safe for concurrent use.
+type Runner interface {
+	// Signature is the graph's signature; the caller must not change it.
+	Signature() *Signature
+	// Run runs the model once and blocks until it is done. Inputs have been
+	// checked against the signature; they are read, not kept. The outputs named
+	// are returned, all if none is named; the caller owns them. When ctx ends
+	// the run is terminated and ctx's error returned. ErrOverloaded if the run
+	// could not even wait for its turn.
+	Run(ctx context.Context, inputs map[string]*Tensor, outputs []string) (map[string]*Tensor, error)
+	// Close frees the artefact. No Run may be going on or begin afterwards.
+	Close() error
+}
+
+// Loader turns the bytes of an artefact into a Runner.
+type Loader interface {
+	// Load blocks while the graph is optimised. It does not keep artifact.
+	Load(artifact []byte) (Runner, error)
+}
+
+// ErrOverloaded says that more calls wait for a model than may.
+var ErrOverloaded = errors.New("too many calls wait for a model")
+
+// ErrNotFound says that a model or version is not loaded.
+var ErrNotFound = errors.New("model not found")
+
+// ErrNotReady says that a model exists but cannot be run now.
+var ErrNotReady = errors.New("model not ready")
