@@ -1,0 +1,60 @@
+# Sallyport. `make demo` shows it at work, `make test` checks it.
+
+SHELL := /bin/sh
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+BIN     := bin
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+# Tools that only developers need have a module of their own, so that nothing
+# of theirs reaches the module that users import (docs/decisions/0003).
+TOOL    := go tool -modfile=.tools/go.mod
+FUZZTIME ?= 20s
+
+export SALLYPORT_ONNXRUNTIME ?= $(CURDIR)/$(BIN)/libonnxruntime.so
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: build ## show a whole server at work, every refusal included
+	$(BIN)/sallyport demo
+
+.PHONY: build
+build: runtime ## build bin/sallyport
+	CGO_ENABLED=1 go build -trimpath -ldflags '-X main.version=$(VERSION)' -o $(BIN)/sallyport ./cmd/sallyport
+
+.PHONY: runtime
+runtime: ## fetch ONNX Runtime into bin/, pinned by hash
+	@server/onnx/fetch-runtime.sh $(BIN)
+
+.PHONY: test
+test: runtime ## run every test under the race detector
+	go test -race ./...
+
+.PHONY: lint
+lint: ## run the linters on Go and Protobuf
+	$(TOOL) golangci-lint run
+	$(TOOL) buf lint
+	$(TOOL) buf format --diff --exit-code
+
+.PHONY: generate
+generate: ## generate gen/ from proto/
+	$(TOOL) buf generate
+
+.PHONY: drift
+drift: generate ## fail if gen/ is not what proto/ says
+	@git diff --exit-code -- gen && test -z "$$(git status --porcelain -- gen)"
+
+.PHONY: bench
+bench: runtime ## measure the gates, the engines and the models
+	go test -run '^$$' -bench . -benchmem ./...
+
+.PHONY: fuzz
+fuzz: runtime ## fuzz every target for FUZZTIME (20s)
+	@go list -f '{{.Dir}}' ./... | while read -r dir; do \
+		for target in $$(grep -hos '^func Fuzz[A-Za-z0-9_]*' "$$dir"/*_test.go | cut -c6-); do \
+			(cd "$$dir" && go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) .) || exit 1; \
+		done; \
+	done
