@@ -5,9 +5,12 @@ package identity
 
 import (
 	"context"
+	"crypto/tls"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/peer"
 )
 
 // Caller is the proved identity of the workload at the other end of a
@@ -36,4 +39,33 @@ func NewContext(ctx context.Context, c *Caller) context.Context {
 func FromContext(ctx context.Context) *Caller {
 	c, _ := ctx.Value(callerKey{}).(*Caller)
 	return c
+}
+
+// AuthInfo is what the credentials of this package leave on a connection, as a
+// pointer: the peer's AuthInfo in gRPC's terms. It is immutable.
+type AuthInfo struct {
+	credentials.CommonAuthInfo
+	// Caller is who is at the other end; on a client, the server. Never nil.
+	Caller *Caller
+	// State is the connection's TLS state when the handshake ended.
+	State tls.ConnectionState
+}
+
+var _ credentials.AuthInfo = (*AuthInfo)(nil)
+
+// AuthType names the protocol: "tls".
+func (*AuthInfo) AuthType() string { return "tls" }
+
+// CallerFromPeer returns the caller that the credentials of this package left
+// on the connection of the call, or nil if it came over another kind.
+func CallerFromPeer(ctx context.Context) *Caller {
+	p, ok := peer.FromContext(ctx)
+	if !ok {
+		return nil
+	}
+	info, ok := p.AuthInfo.(*AuthInfo)
+	if !ok {
+		return nil
+	}
+	return info.Caller
 }

@@ -56,3 +56,7 @@ var ErrNotFound = errors.New("model not found")
 
 // ErrNotReady says that a model exists but cannot be run now.
 var ErrNotReady = errors.New("model not ready")
+
+// ErrInvalidInput says that inputs passed the contract, but the graph could not
+// go on with them: an index out of range, lengths that do not go together.
+var ErrInvalidInput = errors.New("the model cannot run on these inputs")

@@ -1,0 +1,143 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/retry"
+	"github.com/spf13/cobra"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	"github.com/spiffe/go-spiffe/v2/workloadapi"
+	"google.golang.org/grpc"
+
+	"github.com/sallyport/sallyport/identity"
+)
+
+const (
+	serverEnv = "SALLYPORT_SERVER"
+	// maxAnswer is the largest message that the client takes from a server.
+	maxAnswer = 64 << 20
+	// maxIdentityWait bounds the wait for an SVID, which an agent that has one
+	// issues at once.
+	maxIdentityWait = 10 * time.Second
+)
+
+// clientFlags say which server to call, and as whom.
+type clientFlags struct {
+	// server is HOST:PORT; empty for what serverEnv says.
+	server string
+	// socket is the Workload API's: a path or a URI; empty for what
+	// SPIFFE_ENDPOINT_SOCKET says.
+	socket string
+	// serverID is the SPIFFE ID of the server; empty for identity.DefaultServer.
+	serverID string
+	// timeout bounds the whole command.
+	timeout time.Duration
+}
+
+func (f *clientFlags) register(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.StringVar(&f.server, "server", "", "address of the server, HOST:PORT (default $"+serverEnv+")")
+	flags.StringVar(&f.socket, "socket", "", "socket of the SPIFFE Workload API, a path or unix:///path (default $"+workloadapi.SocketEnv+")")
+	flags.StringVar(&f.serverID, "server-id", "", "SPIFFE ID that the server must have (default any with the path "+identity.ServerPath+")")
+	flags.DurationVar(&f.timeout, "timeout", 30*time.Second, "longest that the command may take")
+}
+
+// bound returns ctx with the timeout of the flags.
+func (f *clientFlags) bound(ctx context.Context) (context.Context, context.CancelFunc, error) {
+	if f.timeout <= 0 {
+		return nil, nil, usage(fmt.Errorf("--timeout %v: must be more than 0", f.timeout))
+	}
+	ctx, cancel := context.WithTimeout(ctx, f.timeout)
+	return ctx, cancel, nil
+}
+
+// client is a connection to a server together with the source of the identity
+// that it shows.
+type client struct {
+	*grpc.ClientConn
+	source *identity.Source
+}
+
+// Close closes the connection and the source.
+func (c *client) Close() error { return errors.Join(c.ClientConn.Close(), c.source.Close()) }
+
+// dial blocks until the Workload API has issued an SVID. The connection itself
+// is made by the first call, which fails at once if it cannot be made; classify
+// its error. Unary calls that the server was not able to take are made up to
+// three times. The caller closes the client.
+func dial(ctx context.Context, flags clientFlags) (*client, error) {
+	server := cmp.Or(flags.server, os.Getenv(serverEnv))
+	if server == "" {
+		return nil, usage(fmt.Errorf("which server? give --server HOST:PORT or set %s", serverEnv))
+	}
+	if _, port, err := net.SplitHostPort(server); err != nil || port == "" {
+		return nil, usage(fmt.Errorf("--server %q: must be HOST:PORT", server))
+	}
+	authorize := identity.DefaultServer()
+	if flags.serverID != "" {
+		id, err := spiffeid.FromString(flags.serverID)
+		if err != nil {
+			return nil, usage(fmt.Errorf("--server-id %q: %w", flags.serverID, err))
+		}
+		authorize = identity.ServerID(id)
+	}
+	socket := cmp.Or(flags.socket, os.Getenv(workloadapi.SocketEnv))
+	if err := checkSocket(socket); err != nil {
+		return nil, err
+	}
+	source, err := identity.Open(ctx, identity.Config{
+		WorkloadAPI: socket,
+		// Some of the time is left to find out why there is none.
+		StartTimeout: cmp.Or(min(flags.timeout/2, maxIdentityWait), maxIdentityWait),
+	})
+	if err != nil {
+		return nil, err
+	}
+	creds, err := identity.NewClientCredentials(source, authorize)
+	if err != nil {
+		return nil, errors.Join(err, source.Close())
+	}
+	conn, err := grpc.NewClient("passthrough:///"+server,
+		grpc.WithTransportCredentials(creds),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer)),
+		grpc.WithUnaryInterceptor(retry.UnaryClientInterceptor(
+			retry.WithMax(3),
+			retry.WithBackoff(retry.BackoffExponentialWithJitter(100*time.Millisecond, 0.2)),
+			retry.WithRetriable(retriable),
+		)),
+	)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("--server %q: %w", server, err), source.Close())
+	}
+	return &client{conn, source}, nil
+}
+
+// checkSocket finds out at once what would otherwise take the whole wait for an
+// SVID.
+func checkSocket(socket string) error {
+	if socket == "" {
+		return usage(fmt.Errorf("as whom? give --socket PATH of a SPIFFE Workload API or set %s", workloadapi.SocketEnv))
+	}
+	path := socket
+	switch u, err := url.Parse(socket); {
+	case err != nil:
+		return usage(fmt.Errorf("--socket %q: %w", socket, err))
+	case u.Scheme == "tcp":
+		return nil
+	case u.Scheme == "unix":
+		path = u.Path
+	}
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("no SPIFFE Workload API at %s: the socket does not exist; is the agent, or 'sallyport dev', running?", printable(strings.TrimPrefix(path, "unix:")))
+	}
+	return nil
+}

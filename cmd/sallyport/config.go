@@ -1,0 +1,94 @@
+package main
+
+import (
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"buf.build/go/protovalidate"
+	"buf.build/go/protoyaml"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	configv1 "github.com/sallyport/sallyport/gen/go/sallyport/config/v1"
+)
+
+// loadConfig reads a server's configuration. Paths in it are made relative to
+// the file's directory. The error names file, line and rule of every fault.
+func loadConfig(path string) (*configv1.Server, error) {
+	data, err := os.ReadFile(path) //nolint:gosec // the operator names the file
+	if err != nil {
+		return nil, err
+	}
+	return parseConfig(data, path)
+}
+
+func parseConfig(data []byte, path string) (*configv1.Server, error) {
+	validator, err := protovalidate.New()
+	if err != nil {
+		return nil, err
+	}
+	cfg := &configv1.Server{}
+	if err := (protoyaml.UnmarshalOptions{Path: path, Validator: validator}).Unmarshal(data, cfg); err != nil {
+		return nil, err
+	}
+	dir, err := filepath.Abs(filepath.Dir(path))
+	if err != nil {
+		return nil, err
+	}
+	resolve := func(p *string) {
+		if *p != "" && !filepath.IsAbs(*p) {
+			*p = filepath.Join(dir, *p)
+		}
+	}
+	resolve(&cfg.Policy.File)
+	resolve(&cfg.Models.Directory)
+	resolve(&cfg.Audit.Directory)
+	if rt := cfg.GetRuntime(); rt != nil {
+		resolve(&rt.Library)
+	}
+	if f, ok := cfg.GetAudit().GetDigestKey().GetSource().(*configv1.Secret_File); ok {
+		resolve(&f.File)
+	}
+	if socket, ok := strings.CutPrefix(cfg.GetIdentity().GetWorkloadApi(), "unix:"); ok && !strings.HasPrefix(socket, "/") {
+		cfg.Identity.WorkloadApi = "unix://" + filepath.Join(dir, socket)
+	}
+	return cfg, nil
+}
+
+// secret reads the value that a configuration refers to.
+func secret(s *configv1.Secret) ([]byte, error) {
+	switch src := s.GetSource().(type) {
+	case *configv1.Secret_File:
+		info, err := os.Stat(src.File)
+		if err != nil {
+			return nil, err
+		}
+		if info.Mode().Perm()&0o077 != 0 {
+			return nil, fmt.Errorf("%s has mode %#o: others can read it; chmod 600 %s", src.File, info.Mode().Perm(), src.File)
+		}
+		return os.ReadFile(src.File)
+	case *configv1.Secret_Env:
+		v, ok := os.LookupEnv(src.Env)
+		if !ok {
+			return nil, fmt.Errorf("environment variable %s is not set", src.Env)
+		}
+		key, err := base64.StdEncoding.DecodeString(v)
+		if err != nil {
+			return nil, fmt.Errorf("environment variable %s is not base64", src.Env)
+		}
+		return key, nil
+	}
+	return nil, errors.New("no source given")
+}
+
+// duration is d, or def if it is not set.
+func duration(d *durationpb.Duration, def time.Duration) time.Duration {
+	if d == nil {
+		return def
+	}
+	return d.AsDuration()
+}

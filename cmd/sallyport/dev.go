@@ -1,0 +1,170 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"embed"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"text/template"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sallyport/sallyport/examples"
+	"github.com/sallyport/sallyport/identity/devauthority"
+	"github.com/sallyport/sallyport/interceptors/audit"
+)
+
+//go:embed templates
+var templates embed.FS
+
+// devFlags are the flags of dev.
+type devFlags struct {
+	dir    string
+	listen string
+	admin  string
+}
+
+func newDev() *cobra.Command {
+	var flags devFlags
+	var level string
+	cmd := &cobra.Command{
+		Use:   "dev",
+		Short: "Serve the example models on this machine, with an authority of its own",
+		Long: `Serve the example models with a SPIFFE authority for this machine beside them.
+
+Everything is kept under one directory:
+  DIR/workloads/NAME.sock  the Workload API of one workload: server, clinic and
+                           ward-batch (which have roles), intern (which has
+                           none) and outsider (of another trust domain)
+  DIR/sallyport.yaml       the server's configuration
+  DIR/policy.yaml          who may do what
+  DIR/models               the model repository
+  DIR/audit                the audit log
+  DIR/authority            the authority's keys
+
+Files that exist are left as they are. When calls are answered, one line is
+printed: ready ADDRESS. For development: who can open a socket is that workload.`,
+		Example: `  sallyport dev --dir ./dev --listen 127.0.0.1:7443
+  sallyport predict breast-cancer --socket ./dev/workloads/clinic.sock --server 127.0.0.1:7443 --input rows.csv`,
+		Args: args(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			log, err := newLogger(cmd.ErrOrStderr(), level)
+			if err != nil {
+				return usage(err)
+			}
+			return runDev(cmd.Context(), flags, log, func(address string) {
+				_, _ = fmt.Fprintf(cmd.OutOrStdout(), "ready %s\n", address)
+			})
+		},
+	}
+	cmd.Flags().StringVar(&flags.dir, "dir", "dev", "directory that holds everything")
+	cmd.Flags().StringVar(&flags.listen, "listen", "", "address of the server; unless given, what sallyport.yaml says, at first 127.0.0.1:7443")
+	cmd.Flags().StringVar(&flags.admin, "admin", "", "address of /livez, /readyz and /metrics; unless given, what sallyport.yaml says, at first 127.0.0.1:7480")
+	logFlag(cmd, &level)
+	return cmd
+}
+
+// runDev runs authority and server until ctx ends. ready is called once calls
+// are answered.
+func runDev(ctx context.Context, flags devFlags, log *slog.Logger, ready func(address string)) error {
+	if err := layOut(flags); err != nil {
+		return err
+	}
+	authority, err := devauthority.Start(devauthority.Config{
+		Dir:       flags.dir,
+		Workloads: devauthority.DefaultWorkloads(),
+		Log:       log,
+	})
+	if err != nil {
+		return err
+	}
+	err = serveDev(ctx, flags, log, ready)
+	return errors.Join(err, authority.Close())
+}
+
+func serveDev(ctx context.Context, flags devFlags, log *slog.Logger, ready func(address string)) error {
+	cfg, err := loadConfig(filepath.Join(flags.dir, "sallyport.yaml"))
+	if err != nil {
+		return usage(err)
+	}
+	if flags.listen != "" {
+		cfg.Listen = flags.listen
+	}
+	if flags.admin != "" {
+		cfg.Admin.Listen = flags.admin
+	}
+	p, err := assemble(ctx, cfg, log)
+	if err != nil {
+		return err
+	}
+	// The listener is open: a call made now is answered.
+	ready(p.listener.Addr().String())
+	return p.run(ctx, nil)
+}
+
+// layOut makes the files of a development directory that are not there.
+func layOut(flags devFlags) error {
+	if err := os.MkdirAll(flags.dir, 0o700); err != nil {
+		return err
+	}
+	values := struct{ Listen, Admin string }{"127.0.0.1:7443", "127.0.0.1:7480"}
+	if flags.listen != "" {
+		values.Listen = flags.listen
+	}
+	if flags.admin != "" {
+		values.Admin = flags.admin
+	}
+	for _, name := range []string{"sallyport.yaml", "policy.yaml"} {
+		t, err := template.ParseFS(templates, "templates/"+name)
+		if err != nil {
+			return err
+		}
+		var b bytes.Buffer
+		if err := t.Execute(&b, values); err != nil {
+			return err
+		}
+		if err := writeNew(filepath.Join(flags.dir, name), &b); err != nil {
+			return err
+		}
+	}
+	key := make([]byte, audit.KeyBytes)
+	_, _ = rand.Read(key)
+	if err := writeNew(filepath.Join(flags.dir, "audit.key"), bytes.NewReader(key)); err != nil {
+		return err
+	}
+	if _, err := os.Stat(filepath.Join(flags.dir, "models")); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	models, err := fs.Sub(examples.FS, "models")
+	if err != nil {
+		return err
+	}
+	return os.CopyFS(filepath.Join(flags.dir, "models"), models)
+}
+
+// writeNew writes a file that only its user can read, unless it exists. The
+// file is there whole or not at all.
+func writeNew(path string, content io.Reader) error {
+	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(f, content)
+	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		_ = os.Remove(f.Name())
+	}
+	return err
+}

@@ -1,0 +1,132 @@
+package main
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"math"
+	"slices"
+	"strconv"
+
+	"github.com/x448/float16"
+
+	inferencev1 "github.com/sallyport/sallyport/gen/go/sallyport/inference/v1"
+	"github.com/sallyport/sallyport/server/model"
+)
+
+// checkTensor tells whether the tensor holds as many elements as its shape says,
+// of a type that elementText reads. The functions below rely on it.
+func checkTensor(t *inferencev1.Tensor) error {
+	n := elementCount(t)
+	if want := model.Elements(t.GetShape()); int64(n) != want {
+		return fmt.Errorf("a tensor of shape %v and type %s has %d elements", t.GetShape(), typeName(t.GetDataType()), n)
+	}
+	return nil
+}
+
+func elementCount(t *inferencev1.Tensor) int {
+	if raw := len(t.GetRaw()); raw > 0 {
+		w := width(t.GetDataType())
+		if w == 0 || raw%w != 0 {
+			return -1
+		}
+		return raw / w
+	}
+	switch t.GetDataType() {
+	case inferencev1.DataType_DATA_TYPE_STRING:
+		return len(t.GetStringValues())
+	case inferencev1.DataType_DATA_TYPE_BOOL:
+		return len(t.GetBoolValues())
+	case inferencev1.DataType_DATA_TYPE_INT8, inferencev1.DataType_DATA_TYPE_INT16,
+		inferencev1.DataType_DATA_TYPE_INT32, inferencev1.DataType_DATA_TYPE_INT64:
+		return len(t.GetInt64Values())
+	case inferencev1.DataType_DATA_TYPE_UINT8, inferencev1.DataType_DATA_TYPE_UINT16,
+		inferencev1.DataType_DATA_TYPE_UINT32, inferencev1.DataType_DATA_TYPE_UINT64:
+		return len(t.GetUint64Values())
+	case inferencev1.DataType_DATA_TYPE_FLOAT16, inferencev1.DataType_DATA_TYPE_BFLOAT16, inferencev1.DataType_DATA_TYPE_FLOAT32:
+		return len(t.GetFloatValues())
+	case inferencev1.DataType_DATA_TYPE_FLOAT64:
+		return len(t.GetDoubleValues())
+	case inferencev1.DataType_DATA_TYPE_UNSPECIFIED:
+	}
+	return -1
+}
+
+// elementText is the i-th element of t: numbers as short as they can be without
+// loss, booleans as true and false, strings as they are.
+func elementText(t *inferencev1.Tensor, i int) string {
+	d := t.GetDataType()
+	if len(t.GetRaw()) > 0 {
+		return rawText(d, t.GetRaw()[i*width(d):])
+	}
+	switch d { //nolint:exhaustive // checkTensor knows the same types
+	case inferencev1.DataType_DATA_TYPE_STRING:
+		return t.GetStringValues()[i]
+	case inferencev1.DataType_DATA_TYPE_BOOL:
+		return strconv.FormatBool(t.GetBoolValues()[i])
+	case inferencev1.DataType_DATA_TYPE_FLOAT16, inferencev1.DataType_DATA_TYPE_BFLOAT16, inferencev1.DataType_DATA_TYPE_FLOAT32:
+		return floatText(float64(t.GetFloatValues()[i]), 32)
+	case inferencev1.DataType_DATA_TYPE_FLOAT64:
+		return floatText(t.GetDoubleValues()[i], 64)
+	case inferencev1.DataType_DATA_TYPE_UINT8, inferencev1.DataType_DATA_TYPE_UINT16,
+		inferencev1.DataType_DATA_TYPE_UINT32, inferencev1.DataType_DATA_TYPE_UINT64:
+		return strconv.FormatUint(t.GetUint64Values()[i], 10)
+	}
+	return strconv.FormatInt(t.GetInt64Values()[i], 10)
+}
+
+// rawText is the text of the element of type d that b begins with.
+func rawText(d inferencev1.DataType, b []byte) string {
+	le := binary.LittleEndian
+	switch d { //nolint:exhaustive // the rest has no raw form
+	case inferencev1.DataType_DATA_TYPE_BOOL:
+		return strconv.FormatBool(b[0] != 0)
+	case inferencev1.DataType_DATA_TYPE_INT8:
+		return strconv.Itoa(int(int8(b[0]))) //nolint:gosec // the bits are meant
+	case inferencev1.DataType_DATA_TYPE_INT16:
+		return strconv.Itoa(int(int16(le.Uint16(b)))) //nolint:gosec // the bits are meant
+	case inferencev1.DataType_DATA_TYPE_INT32:
+		return strconv.Itoa(int(int32(le.Uint32(b)))) //nolint:gosec // the bits are meant
+	case inferencev1.DataType_DATA_TYPE_INT64:
+		return strconv.FormatInt(int64(le.Uint64(b)), 10) //nolint:gosec // the bits are meant
+	case inferencev1.DataType_DATA_TYPE_UINT8:
+		return strconv.Itoa(int(b[0]))
+	case inferencev1.DataType_DATA_TYPE_UINT16:
+		return strconv.Itoa(int(le.Uint16(b)))
+	case inferencev1.DataType_DATA_TYPE_UINT32:
+		return strconv.FormatUint(uint64(le.Uint32(b)), 10)
+	case inferencev1.DataType_DATA_TYPE_UINT64:
+		return strconv.FormatUint(le.Uint64(b), 10)
+	case inferencev1.DataType_DATA_TYPE_FLOAT16:
+		return floatText(float64(float16.Frombits(le.Uint16(b)).Float32()), 32)
+	case inferencev1.DataType_DATA_TYPE_BFLOAT16:
+		return floatText(float64(math.Float32frombits(uint32(le.Uint16(b))<<16)), 32)
+	case inferencev1.DataType_DATA_TYPE_FLOAT32:
+		return floatText(float64(math.Float32frombits(le.Uint32(b))), 32)
+	}
+	return floatText(math.Float64frombits(le.Uint64(b)), 64)
+}
+
+// floatText is a number as JSON writes it, and protojson what JSON cannot.
+func floatText(v float64, bits int) string {
+	switch {
+	case math.IsInf(v, 1):
+		return "Infinity"
+	case math.IsInf(v, -1):
+		return "-Infinity"
+	}
+	return strconv.FormatFloat(v, 'g', -1, bits)
+}
+
+// appendElementJSON appends the i-th element of t to b as JSON.
+func appendElementJSON(b []byte, t *inferencev1.Tensor, i int) []byte {
+	text := elementText(t, i)
+	switch {
+	case t.GetDataType() == inferencev1.DataType_DATA_TYPE_STRING:
+		quoted, _ := json.Marshal(text) // a string always can be
+		return append(b, quoted...)
+	case slices.Contains([]string{"NaN", "Infinity", "-Infinity"}, text):
+		return strconv.AppendQuote(b, text)
+	}
+	return append(b, text...)
+}

@@ -1,0 +1,74 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	inferencev1 "github.com/sallyport/sallyport/gen/go/sallyport/inference/v1"
+)
+
+// cutRows returns rows from to to (excluded) of every tensor. They share memory
+// with the originals.
+func cutRows(tensors map[string]*inferencev1.Tensor, from, to int) map[string]*inferencev1.Tensor {
+	out := make(map[string]*inferencev1.Tensor, len(tensors))
+	for name, t := range tensors {
+		per := 1
+		for _, d := range t.GetShape()[1:] {
+			per *= int(d)
+		}
+		shape := slices.Clone(t.GetShape())
+		shape[0] = int64(to - from)
+		first, last, size := from*per, to*per, width(t.GetDataType())
+		out[name] = &inferencev1.Tensor{
+			DataType:     t.GetDataType(),
+			Shape:        shape,
+			Raw:          cut(t.GetRaw(), first*size, last*size),
+			BoolValues:   cut(t.GetBoolValues(), first, last),
+			Int64Values:  cut(t.GetInt64Values(), first, last),
+			Uint64Values: cut(t.GetUint64Values(), first, last),
+			FloatValues:  cut(t.GetFloatValues(), first, last),
+			DoubleValues: cut(t.GetDoubleValues(), first, last),
+			StringValues: cut(t.GetStringValues(), first, last),
+		}
+	}
+	return out
+}
+
+func cut[T any](s []T, from, to int) []T {
+	if len(s) == 0 {
+		return nil
+	}
+	return s[from:to:to]
+}
+
+// errNotRows says that an output cannot be put together from several batches.
+var errNotRows = errors.New("its parts do not go together: send all rows in one batch")
+
+// joinRows puts the parts of one tensor together, one below the other. Parts
+// must have passed checkTensor.
+func joinRows(parts []*inferencev1.Tensor) (*inferencev1.Tensor, error) {
+	first := parts[0]
+	if len(first.GetShape()) == 0 {
+		return nil, errNotRows
+	}
+	out := &inferencev1.Tensor{DataType: first.GetDataType(), Shape: slices.Clone(first.GetShape())}
+	out.Shape[0] = 0
+	for _, p := range parts {
+		if p.GetDataType() != out.DataType || len(p.GetShape()) != len(out.Shape) || !slices.Equal(p.GetShape()[1:], out.Shape[1:]) {
+			return nil, errNotRows
+		}
+		out.Shape[0] += p.GetShape()[0]
+		out.Raw = append(out.Raw, p.GetRaw()...)
+		out.BoolValues = append(out.BoolValues, p.GetBoolValues()...)
+		out.Int64Values = append(out.Int64Values, p.GetInt64Values()...)
+		out.Uint64Values = append(out.Uint64Values, p.GetUint64Values()...)
+		out.FloatValues = append(out.FloatValues, p.GetFloatValues()...)
+		out.DoubleValues = append(out.DoubleValues, p.GetDoubleValues()...)
+		out.StringValues = append(out.StringValues, p.GetStringValues()...)
+	}
+	if err := checkTensor(out); err != nil {
+		return nil, fmt.Errorf("%w: %w", errNotRows, err) // raw in one part, typed in another
+	}
+	return out, nil
+}

@@ -1,0 +1,5 @@
+package identity
+
+// Hint is tested by itself because a test that runs as root meets no socket that
+// it may not open.
+var Hint = hint

@@ -1,0 +1,148 @@
+// Package identitytest makes throwaway SPIFFE authorities and X.509-SVIDs, good
+// and bad ones, for tests. Keys are ECDSA P-256 and never leave memory.
+package identitytest
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"net/url"
+	"testing"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
+)
+
+// CA is the authority of one trust domain.
+type CA struct {
+	td   spiffeid.TrustDomain
+	cert *x509.Certificate
+	key  crypto.Signer
+}
+
+// NewCA makes an authority for a trust domain such as "sallyport.test", valid
+// for a day. Two of the same domain do not trust each other.
+func NewCA(tb testing.TB, trustDomain string) *CA {
+	tb.Helper()
+	td, err := spiffeid.TrustDomainFromString(trustDomain)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	ca := &CA{td: td, key: newKey(tb)}
+	template := ca.authority("root")
+	ca.cert = create(tb, template, template, ca.key.Public(), ca.key)
+	return ca
+}
+
+// TrustDomain is the domain of the authority.
+func (ca *CA) TrustDomain() spiffeid.TrustDomain { return ca.td }
+
+// Bundle is what verifies the authority's SVIDs.
+func (ca *CA) Bundle() *x509bundle.Bundle {
+	return x509bundle.FromX509Authorities(ca.td, []*x509.Certificate{ca.cert})
+}
+
+// Option makes an SVID differ from a plain good one.
+type Option func(*issue)
+
+type issue struct {
+	template     *x509.Certificate
+	intermediate bool
+}
+
+// Valid sets the validity; an hour around now unless given.
+func Valid(notBefore, notAfter time.Time) Option {
+	return Mutate(func(c *x509.Certificate) { c.NotBefore, c.NotAfter = notBefore, notAfter })
+}
+
+// DNS adds DNS names.
+func DNS(names ...string) Option {
+	return Mutate(func(c *x509.Certificate) { c.DNSNames = append(c.DNSNames, names...) })
+}
+
+// Mutate changes the certificate's template in any way, before it is signed.
+func Mutate(f func(*x509.Certificate)) Option {
+	return func(i *issue) { f(i.template) }
+}
+
+// Intermediate has the SVID signed by an intermediate authority, whose
+// certificate follows the leaf.
+func Intermediate() Option {
+	return func(i *issue) { i.intermediate = true }
+}
+
+// SVID issues an SVID for the ID with the given path, such as
+// "/clinic/triage"; "" for the ID of the trust domain itself. Its key is its
+// own.
+func (ca *CA) SVID(tb testing.TB, path string, opts ...Option) *x509svid.SVID {
+	tb.Helper()
+	id := ca.td.ID()
+	if path != "" {
+		var err error
+		if id, err = spiffeid.FromPath(ca.td, path); err != nil {
+			tb.Fatal(err)
+		}
+	}
+	now := time.Now()
+	i := &issue{template: &x509.Certificate{
+		Subject:               pkix.Name{CommonName: "identitytest"},
+		URIs:                  []*url.URL{id.URL()},
+		NotBefore:             now.Add(-time.Hour),
+		NotAfter:              now.Add(time.Hour),
+		KeyUsage:              x509.KeyUsageDigitalSignature,
+		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+		BasicConstraintsValid: true,
+	}}
+	for _, opt := range opts {
+		opt(i)
+	}
+	key := newKey(tb)
+	if !i.intermediate {
+		leaf := create(tb, i.template, ca.cert, key.Public(), ca.key)
+		return &x509svid.SVID{ID: id, Certificates: []*x509.Certificate{leaf}, PrivateKey: key}
+	}
+	middleKey := newKey(tb)
+	middle := create(tb, ca.authority("intermediate"), ca.cert, middleKey.Public(), ca.key)
+	leaf := create(tb, i.template, middle, key.Public(), middleKey)
+	return &x509svid.SVID{ID: id, Certificates: []*x509.Certificate{leaf, middle}, PrivateKey: key}
+}
+
+func (ca *CA) authority(name string) *x509.Certificate {
+	now := time.Now()
+	return &x509.Certificate{
+		Subject:               pkix.Name{CommonName: "identitytest " + name},
+		URIs:                  []*url.URL{ca.td.ID().URL()},
+		NotBefore:             now.Add(-24 * time.Hour),
+		NotAfter:              now.Add(24 * time.Hour),
+		KeyUsage:              x509.KeyUsageCertSign,
+		BasicConstraintsValid: true,
+		IsCA:                  true,
+	}
+}
+
+func newKey(tb testing.TB) crypto.Signer {
+	tb.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return key
+}
+
+func create(tb testing.TB, template, parent *x509.Certificate, public crypto.PublicKey, signer crypto.Signer) *x509.Certificate {
+	tb.Helper()
+	der, err := x509.CreateCertificate(rand.Reader, template, parent, public, signer)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return cert
+}

@@ -1,0 +1,229 @@
+package audit
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+)
+
+// reader walks the records of a log and checks each of them. The log may grow
+// meanwhile.
+type reader struct {
+	dir   string
+	path  string // of the segment that is read
+	file  *os.File
+	buf   *bufio.Reader
+	first uint64 // first sequence of the segment
+	off   int64  // of the next frame
+	seq   uint64 // of the last record, or first-1
+	chain *chain
+	frame []byte // the last frame, from its record on
+
+	segments int
+	bytes    int64 // of the segments before this one
+	torn     int64 // length of the torn tail, once next has returned io.EOF
+}
+
+// openReader returns a reader at the beginning of the segment that holds from,
+// or of the last one if from lies beyond the end. The caller closes it.
+func openReader(dir string, from uint64) (*reader, error) {
+	firsts, err := segments(dir)
+	if err != nil {
+		return nil, err
+	}
+	if len(firsts) == 0 {
+		return nil, fmt.Errorf("no audit log in %s: %w", dir, os.ErrNotExist)
+	}
+	from = max(from, 1)
+	first := uint64(1)
+	for _, f := range firsts {
+		if f <= from {
+			first = f
+		}
+	}
+	r := &reader{dir: dir, seq: first - 1, chain: newChain(genesis())}
+	if err := r.open(first); err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+func (r *reader) close() {
+	if r.file != nil {
+		_ = r.file.Close() // opened for reading only
+	}
+}
+
+func (r *reader) tampered(reason string) error {
+	return &TamperError{File: r.path, Offset: r.off, Sequence: r.seq + 1, Reason: reason}
+}
+
+// open goes to the segment whose first sequence is first. If it is not where
+// the reader started, its header has to continue the records read so far.
+func (r *reader) open(first uint64) error {
+	begin := r.file == nil && first > 1
+	if r.file != nil {
+		r.bytes += r.off
+	}
+	r.path = filepath.Join(r.dir, segmentName(first))
+	r.first, r.off = first, 0
+	if err := r.reopen(); err != nil {
+		if errors.Is(err, os.ErrNotExist) {
+			return r.tampered("segment is missing")
+		}
+		return err
+	}
+	stored, prev, err := readHeader(r.buf)
+	switch {
+	case err == io.EOF || err == io.ErrUnexpectedEOF: //nolint:errorlint // io.ReadFull returns them bare
+		// A segment gets its name only when its header is on disk.
+		return r.tampered("header is incomplete")
+	case err != nil:
+		return r.tampered(err.Error())
+	case stored != first:
+		return r.tampered(fmt.Sprintf("header says that it begins at record %d", stored))
+	case !begin && prev != r.chain.sum:
+		return r.tampered("chain hash before it does not match the record before it")
+	}
+	r.chain.sum = prev
+	r.off = int64(headerSize)
+	r.segments++
+	return nil
+}
+
+// reopen opens the segment's file again at the next frame. Its name counts,
+// not the open file: the writer may have replaced a segment without records.
+func (r *reader) reopen() error {
+	f, err := os.Open(r.path)
+	if err != nil {
+		return err
+	}
+	r.close()
+	r.file = f
+	if _, err := f.Seek(r.off, io.SeekStart); err != nil {
+		return err
+	}
+	if r.buf == nil {
+		r.buf = bufio.NewReaderSize(f, 64<<10)
+	} else {
+		r.buf.Reset(f)
+	}
+	return nil
+}
+
+// next returns the next record, encoded and valid until the next call; io.EOF
+// at the end of the log, be it clean or torn (a later call goes on if the log
+// has grown); a *TamperError if something does not fit.
+func (r *reader) next() ([]byte, error) {
+	for {
+		if record, err := r.read(r.buf); err == nil || !structural(err) {
+			return record, err
+		}
+		// The end, or damage. First whether a later segment exists: if so, this
+		// one is complete, and what is read after that is final.
+		following, err := r.following()
+		if err != nil {
+			return nil, err
+		}
+		if err := r.reopen(); err != nil {
+			return nil, err
+		}
+		tail, err := io.ReadAll(io.LimitReader(r.file, maxCommit+1))
+		if err != nil {
+			return nil, err
+		}
+		record, err := r.read(bytes.NewReader(tail))
+		switch {
+		case err == nil:
+			return record, r.reopen()
+		case following == 0 && err == io.EOF: //nolint:errorlint // io.ReadFull returns it bare
+			r.torn = 0
+			return nil, io.EOF
+		case following == 0 && torn(tail, r.off):
+			r.torn = int64(len(tail))
+			return nil, io.EOF
+		case err != io.EOF: //nolint:errorlint // as above
+			return nil, r.tampered(reason(err))
+		case following > r.seq+1:
+			return nil, r.tampered(fmt.Sprintf("record is missing, the next segment begins at record %d", following))
+		case following < r.seq+1:
+			path := filepath.Join(r.dir, segmentName(following))
+			return nil, &TamperError{File: path, Sequence: following, Reason: "segment begins inside the one before it"}
+		}
+		if err := r.open(following); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// following is the first sequence of the segment after this one, or 0.
+func (r *reader) following() (uint64, error) {
+	firsts, err := segments(r.dir)
+	if err != nil {
+		return 0, err
+	}
+	i, found := slices.BinarySearch(firsts, r.first)
+	if found {
+		i++
+	}
+	if i == len(firsts) {
+		return 0, nil
+	}
+	return firsts[i], nil
+}
+
+// structural tells an error of the format from one of the file system.
+func structural(err error) bool {
+	for _, e := range []error{io.EOF, io.ErrUnexpectedEOF, errLength, errHash, errSequence} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+func reason(err error) string {
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		return "frame is cut off"
+	}
+	return err.Error()
+}
+
+// read reads one frame and moves on behind it. It returns io.EOF before a
+// frame and io.ErrUnexpectedEOF inside one, bare, and else the frame's fault.
+func (r *reader) read(src io.Reader) ([]byte, error) {
+	var prefix [prefixSize]byte
+	if _, err := io.ReadFull(src, prefix[:]); err != nil {
+		return nil, err
+	}
+	n := frameLength(prefix[:])
+	if n == 0 {
+		return nil, errLength
+	}
+	r.frame = slices.Grow(r.frame[:0], n+len(hash{}))[:n+len(hash{})]
+	if _, err := io.ReadFull(src, r.frame); err != nil {
+		if errors.Is(err, io.EOF) {
+			return nil, io.ErrUnexpectedEOF
+		}
+		return nil, err
+	}
+	record, before := r.frame[:n], r.chain.sum
+	r.chain.add(record)
+	if r.chain.sum != hash(r.frame[n:]) {
+		r.chain.sum = before
+		return nil, errHash
+	}
+	var seq [sequenceSize]byte
+	if !bytes.HasSuffix(record, appendSequence(seq[:0], r.seq+1)) {
+		r.chain.sum = before
+		return nil, errSequence
+	}
+	r.seq++
+	r.off += int64(prefixSize + len(r.frame))
+	return record, nil
+}

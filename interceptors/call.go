@@ -1,0 +1,132 @@
+package interceptors
+
+import (
+	"context"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/oklog/ulid/v2"
+
+	"github.com/sallyport/sallyport/identity"
+	"github.com/sallyport/sallyport/interceptors/audit"
+	"github.com/sallyport/sallyport/interceptors/policy"
+	"github.com/sallyport/sallyport/interceptors/quota"
+)
+
+// CallIDHeader is the response header that carries the call id.
+const CallIDHeader = "sallyport-call-id"
+
+// Call is one RPC on its way through the gates. The early door opens it, the
+// audit stage closes it; between the two each stage adds what it found out.
+//
+// The stages run one after the other on the RPC's goroutine and use the fields
+// without a lock. A handler may report from several goroutines, so what it
+// reports is guarded by mu.
+type Call struct {
+	// ID names the call to the caller and in the audit log.
+	ID string
+	// FullMethod is the method as the caller wrote it.
+	FullMethod string
+	// Peer is the address of the other end.
+	Peer net.Addr
+	// Start is when the RPC's headers arrived.
+	Start time.Time
+	// Caller is the proved identity; nil until the identify stage.
+	Caller *identity.Caller
+
+	// ctx is the call's context: the transport's at first, then with the
+	// deadline of the chain.
+	ctx    context.Context
+	cancel context.CancelFunc
+
+	// taken tells that the gates or the sweep have the call; it and the list
+	// links are guarded by the intake's mutex.
+	taken      bool
+	prev, next *Call
+
+	method    *Method // nil if unknown
+	streams   bool    // whether the client or the server streams
+	index     *policy.Index
+	grant     *policy.Grant
+	model     string // as the caller wrote it; kept for later messages of a stream
+	gatesDone time.Time
+	digest    *audit.Digest
+	received  uint64
+	sent      atomic.Uint64
+	stream    *quota.Stream
+	reply     any
+
+	mu           sync.Mutex // guards the fields below
+	modelVersion int64
+	modelDigest  string
+	rowsReceived int64
+	rowsRun      int64
+	modelTime    time.Duration
+	reserved     quota.Reservation // rows taken and not yet run
+	refused      map[string]uint64
+}
+
+func newCall(ctx context.Context, fullMethod string, peer net.Addr, now time.Time) *Call {
+	return &Call{ID: ulid.Make().String(), FullMethod: fullMethod, Peer: peer, Start: now, ctx: ctx}
+}
+
+type callKey struct{}
+
+// CallFromContext returns the call whose handler ctx belongs to, or nil.
+func CallFromContext(ctx context.Context) *Call {
+	c, _ := ctx.Value(callKey{}).(*Call)
+	return c
+}
+
+// May tells whether the caller may do the action on the model, by the policy
+// that let the call in.
+func (c *Call) May(action policy.Action, model string) bool {
+	return c.index.Decide(c.policyRequest(action, model)).Allowed
+}
+
+// MaxRows is the most rows that the caller may put into one message.
+func (c *Call) MaxRows() int64 {
+	if c.grant == nil {
+		return 0
+	}
+	return c.grant.Limits.MaxRowsPerRequest
+}
+
+// Resolved reports which artefact the call was resolved to.
+func (c *Call) Resolved(version int64, digest string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.modelVersion, c.modelDigest = version, digest
+}
+
+// Ran reports that a model ran, or began to run, over rows for d. Rows that
+// are never reported are given back to the caller's quota.
+func (c *Call) Ran(rows int64, d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.rowsRun += rows
+	c.modelTime += d
+	c.reserved.Spend(rows)
+}
+
+// NotRun reports that rows of one message of a stream will not run, so that
+// the quota has them back before the stream ends. Rows of a unary call need no
+// report.
+func (c *Call) NotRun(rows int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.reserved.Refund(rows)
+}
+
+// Refused reports that one batch of a stream was answered with an error.
+func (c *Call) Refused(err error) {
+	reason := string(refusalOf(err).Reason)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.refused == nil {
+		c.refused = make(map[string]uint64)
+	}
+	c.refused[reason]++
+}

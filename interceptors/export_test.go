@@ -1,0 +1,28 @@
+package interceptors
+
+import (
+	"context"
+	"slices"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/tap"
+)
+
+// NewWithout returns a chain that lacks the named stages, to show that the
+// tests notice.
+func NewWithout(cfg Config, names ...string) (*Chain, error) {
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	return newChain(cfg, func(c *Chain) []Stage {
+		return slices.DeleteFunc(c.order(), func(s Stage) bool { return slices.Contains(names, s.Name) })
+	})
+}
+
+// Unary is the handler as which a unary method is registered.
+func (c *Chain) Unary(service string, m grpc.MethodDesc) grpc.StreamHandler { return c.unary(service, m) }
+
+// Tap is the early door.
+func (c *Chain) Tap(ctx context.Context, info *tap.Info) (context.Context, error) {
+	return c.intake.open(ctx, info)
+}

@@ -1,0 +1,22 @@
+package interceptors
+
+import (
+	"github.com/sallyport/sallyport/identity"
+)
+
+// identify takes the caller from the connection, where the handshake left it.
+func (c *Chain) identify(call *Call) error {
+	call.Caller = identity.CallerFromPeer(call.ctx)
+	if call.Caller == nil {
+		return Refuse(IdentityMissing, "the connection has no AuthInfo of package identity")
+	}
+	return c.identified(call, nil)
+}
+
+// identified refuses a caller whose identity has ended since the handshake.
+func (c *Chain) identified(call *Call, _ *Message) error {
+	if call.Caller.Expired(c.cfg.Now()) {
+		return Refuse(IdentityExpired, "the SVID %s of %s ended at %s", call.Caller.Serial, call.Caller.ID, call.Caller.NotAfter)
+	}
+	return nil
+}

@@ -1,0 +1,60 @@
+package policy
+
+import (
+	"fmt"
+	"strings"
+)
+
+// String is the explanation for a person to read, without a final line break.
+func (e Explanation) String() string {
+	var b strings.Builder
+	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
+
+	what := e.Action
+	if e.Model != "" {
+		what += " on " + e.Model
+	}
+	from := ""
+	if e.Address != "" {
+		from = " from " + e.Address
+	}
+	line("%s: %s for %s%s", e.Outcome, what, e.Caller, from)
+	if e.Detail != "" {
+		line("  %s", e.Detail)
+	}
+
+	if len(e.Blocks) == 0 {
+		line("blocked: no entry matches")
+	}
+	for _, m := range e.Blocks {
+		line("blocked[%d]: %s matches (%s)", m.Index, m.Pattern, m.Reason)
+	}
+	if e.Address == "" {
+		line("blocked addresses were left aside: no address given")
+	}
+
+	if len(e.Bindings) == 0 {
+		line("bindings: none matches the caller")
+	}
+	for _, m := range e.Bindings {
+		line("bindings[%d]: %s gives role %s", m.Index, m.Pattern, m.Role)
+	}
+	for _, r := range e.Rules {
+		mark := "no "
+		if r.Matched {
+			mark = "yes"
+		}
+		line("  %s role %s rules[%d] %s", mark, r.Role, r.Index, r.Why)
+	}
+
+	if g := e.Grant; g != nil {
+		line("limits of %s:", strings.Join(g.Roles, " and "))
+		line("  requests  %g a second, %d at once", g.Limits.RequestsPerSecond, g.Limits.RequestBurst)
+		line("  rows      %g a second, %d at once, %d a request", g.Limits.RowsPerSecond, g.Limits.RowBurst, g.Limits.MaxRowsPerRequest)
+		line("  streams   %d open", g.Limits.MaxStreams)
+	}
+	for _, s := range e.Suggestions {
+		line("note: %s", s)
+	}
+	return strings.TrimSuffix(b.String(), "\n")
+}

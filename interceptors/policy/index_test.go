@@ -1,0 +1,99 @@
+package policy_test
+
+import (
+	"fmt"
+	"math"
+	"net/netip"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/sallyport/sallyport/interceptors/policy"
+)
+
+// Ten thousand times the rules must not cost twenty times the time: the room is
+// for a busy machine, not for a scan.
+func TestDecideCostsTheSameForEveryPolicy(t *testing.T) {
+	cost := func(n int, shape string) time.Duration {
+		p, r := shapes[shape](n)
+		ix, err := policy.Compile(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ix.Decide(r)
+		least := time.Duration(math.MaxInt64)
+		for range 20 {
+			start := time.Now()
+			for range 100 {
+				ix.Decide(r)
+			}
+			least = min(least, time.Since(start))
+		}
+		return least
+	}
+	for shape := range shapes {
+		t.Run(shape, func(t *testing.T) {
+			if few, many := cost(2, shape), cost(20_000, shape); many > 20*few {
+				t.Errorf("100 decisions cost %v with 2 rules and %v with 20,000", few, many)
+			}
+		})
+	}
+}
+
+func TestModelNamesFillNoMemory(t *testing.T) {
+	ix := compile(t, clinic)
+	r := policy.Request{
+		Caller: spiffeid.RequireFromString("spiffe://wide.test/deep/x"), Address: netip.MustParseAddr("192.0.2.1"), Action: policy.Describe,
+	}
+	for i := range 10_000 {
+		r.Model = fmt.Sprintf("made-up-%d", i)
+		if !ix.Decide(r).Allowed {
+			t.Fatal("refused")
+		}
+	}
+	if n := ix.Kept(); n != 1 {
+		t.Errorf("%d names that one pattern matches left %d entries", 10_000, n)
+	}
+}
+
+func TestWhatIsKeptIsBounded(t *testing.T) {
+	p, _ := shapes["one role, many rules"](100)
+	ix, err := policy.Compile(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ix.SetMaxKept(10)
+	for range 2 {
+		for i := range 100 {
+			d := ix.Decide(predict("spiffe://td.test/a", fmt.Sprintf("model-%d", i)))
+			if !d.Allowed || d.Grant.Key != "r" {
+				t.Fatalf("model %d: %+v", i, d)
+			}
+		}
+	}
+	if n := ix.Kept(); n != 10 {
+		t.Errorf("%d kept, want 10", n)
+	}
+}
+
+func TestDecideConcurrently(t *testing.T) {
+	p, _ := shapes["one caller, many roles"](200)
+	ix, err := policy.Compile(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for i := range 200 {
+				r := predict("spiffe://td.test/ns/1", fmt.Sprintf("model-%d", i))
+				if d := ix.Decide(r); !d.Allowed || d.Grant.Key != roleName(i) || ix.Decide(r).Grant != d.Grant {
+					t.Errorf("model %d: %+v", i, d)
+				}
+			}
+		})
+	}
+	wg.Wait()
+}

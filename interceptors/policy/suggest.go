@@ -1,0 +1,103 @@
+package policy
+
+import (
+	"fmt"
+	"slices"
+
+	configv1 "github.com/sallyport/sallyport/gen/go/sallyport/config/v1"
+)
+
+const maxSuggestions = 5
+
+// suggestions name what comes nearest to allowing r, for a caller that has the
+// roles held: roles that would allow it, else the model meant; and for a caller
+// without roles the binding meant.
+func (ix *Index) suggestions(r Request, held []string) []string {
+	var found []string
+	if len(held) == 0 {
+		if index, pattern := ix.nearestBinding(r); pattern != "" {
+			found = append(found, fmt.Sprintf("the nearest binding is bindings[%d], to %q, which does not match this caller", index, pattern))
+		}
+	}
+	allowing := 0
+	for _, role := range ix.policy.GetRoles() {
+		if slices.Contains(held, role.GetName()) || !slices.ContainsFunc(role.GetRules(), func(rule *configv1.Rule) bool {
+			matched, _ := considered(rule, r)
+			return matched
+		}) {
+			continue
+		}
+		if allowing++; len(found) < maxSuggestions {
+			found = append(found, fmt.Sprintf("role %q allows %s but is not bound to this caller", role.GetName(), r.wish()))
+		}
+	}
+	if allowing == 0 {
+		found = append(found, fmt.Sprintf("no role allows %s", r.wish()))
+		if model := ix.nearestModel(r); model != "" {
+			found = append(found, fmt.Sprintf("the nearest model on which a role allows %s is %q", r.Action, model))
+		}
+	}
+	return found
+}
+
+// wish is the action, and the model if it is about one.
+func (r Request) wish() string {
+	if r.Action == None || r.Action == Introspect {
+		return r.Action.String()
+	}
+	return fmt.Sprintf("%s on %q", r.Action, r.Model)
+}
+
+// nearestBinding is the one that needs the fewest edits to match, if it is near
+// at all: within a third of the caller's ID.
+func (ix *Index) nearestBinding(r Request) (index int, pattern string) {
+	id := r.Caller.String()
+	least := len(id)/3 + 1
+	for i, b := range ix.policy.GetBindings() {
+		for _, caller := range b.GetCallers() {
+			if n := edits(caller, id); n < least {
+				least, index, pattern = n, i, caller
+			}
+		}
+	}
+	return index, pattern
+}
+
+// nearestModel is likewise among the models on which a role allows the action.
+func (ix *Index) nearestModel(r Request) (pattern string) {
+	least := len(r.Model)/3 + 1
+	for _, role := range ix.policy.GetRoles() {
+		for _, rule := range role.GetRules() {
+			if !slices.Contains(rule.GetActions(), configv1.Action(r.Action)) {
+				continue
+			}
+			for _, model := range rule.GetModels() {
+				if n := edits(model, r.Model); n < least {
+					least, pattern = n, model
+				}
+			}
+		}
+	}
+	return pattern
+}
+
+// edits is the Levenshtein distance of a and b in bytes.
+func edits(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			change := diagonal
+			if a[i] != b[j] {
+				change++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(change, row[j+1]+1, row[j]+1)
+		}
+	}
+	return row[len(b)]
+}

@@ -1,0 +1,169 @@
+package interceptors
+
+import (
+	"context"
+	"net"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	auditv1 "github.com/sallyport/sallyport/gen/go/sallyport/audit/v1"
+	"github.com/sallyport/sallyport/identity"
+)
+
+// Outcome is what became of one RPC, for metrics. It holds no value that a
+// caller could make up, save Model, which is empty unless the model exists.
+type Outcome struct {
+	Action   string
+	Model    string
+	Code     codes.Code
+	Reason   Reason
+	Duration time.Duration
+	// Gates is the time from the headers to the handler; 0 if it was not reached.
+	Gates time.Duration
+	// Running is the time that models ran.
+	Running time.Duration
+	Rows    int64
+}
+
+// record is the audit stage. It closes the call whatever happens further in:
+// an answer leaves only after its record is durable.
+func (c *Chain) record(srv any, ss grpc.ServerStream, _ *grpc.StreamServerInfo, next grpc.StreamHandler) error {
+	call := CallFromContext(ss.Context())
+	if err := ss.SetHeader(metadata.Pairs(CallIDHeader, call.ID)); err != nil {
+		return c.close(call, &Refusal{Reason: Internal, Cause: err})
+	}
+	// A handler that must not run because it could not be recorded is not run.
+	// The attempt to record the refusal is also what finds out that the log
+	// works again.
+	if err := c.cfg.Audit.Err(); err != nil {
+		return c.close(call, &Refusal{Reason: AuditUnavailable, Cause: err})
+	}
+	return c.close(call, next(srv, ss))
+}
+
+// recordable refuses further messages of a stream while the log is broken.
+func (c *Chain) recordable(*Call, *Message) error {
+	if err := c.cfg.Audit.Err(); err != nil {
+		return &Refusal{Reason: AuditUnavailable, Cause: err}
+	}
+	return nil
+}
+
+// close ends the call: it settles what the call holds, writes its record and
+// returns what the caller gets.
+func (c *Chain) close(call *Call, err error) error {
+	refusal := call.finish(err)
+	rec := c.recordOf(call, refusal)
+	// The record must be written even though the caller may be gone.
+	if err := c.cfg.Audit.Append(context.WithoutCancel(call.ctx), rec); err != nil {
+		refusal = &Refusal{Reason: AuditUnavailable, Cause: err}
+	}
+	return c.leave(call, refusal)
+}
+
+// enqueue is close for the door, which must not wait.
+func (c *Chain) enqueue(call *Call, refusal *Refusal) error {
+	err := c.cfg.Audit.Enqueue(c.recordOf(call, refusal))
+	if err != nil {
+		refusal = &Refusal{Reason: AuditUnavailable, Cause: err}
+	}
+	_ = c.leave(call, refusal)
+	return err
+}
+
+// leave reports the outcome and turns the refusal, if any, into the status
+// that the caller gets.
+func (c *Chain) leave(call *Call, refusal *Refusal) error {
+	out := Outcome{Duration: c.cfg.Now().Sub(call.Start)}
+	if call.method != nil {
+		out.Action = call.method.Action.String()
+	}
+	if !call.gatesDone.IsZero() {
+		out.Gates = call.gatesDone.Sub(call.Start)
+	}
+	call.mu.Lock()
+	if call.modelVersion != 0 {
+		out.Model = call.model
+	}
+	out.Running, out.Rows = call.modelTime, call.rowsRun
+	call.mu.Unlock()
+	if refusal == nil {
+		c.cfg.Observe(out)
+		return nil
+	}
+	out.Code, out.Reason = refusal.Reason.Code(), refusal.Reason
+	c.cfg.Observe(out)
+	c.logRefusal(call, refusal)
+	return refusal.status(call.ID).Err()
+}
+
+func (c *Chain) recordOf(call *Call, refusal *Refusal) *auditv1.Record {
+	rec := &auditv1.Record{
+		Kind:             auditv1.Kind_KIND_CALL,
+		Time:             timestamppb.New(call.Start),
+		Duration:         durationpb.New(c.cfg.Now().Sub(call.Start)),
+		CallId:           call.ID,
+		Method:           call.FullMethod,
+		PeerAddress:      address(call.Peer),
+		Caller:           RecordedCaller(call.Caller),
+		Model:            call.model,
+		MessagesReceived: call.received,
+		MessagesSent:     call.sent.Load(),
+	}
+	if call.method != nil {
+		rec.Action = call.method.Action.String()
+	}
+	if call.index != nil {
+		rec.PolicyGeneration = call.index.Generation()
+	}
+	if call.grant != nil {
+		rec.Roles = call.grant.Roles
+	}
+	if refusal != nil {
+		rec.Code, rec.Reason, rec.Detail = uint32(refusal.Reason.Code()), string(refusal.Reason), clip(refusal.Error(), maxDetailBytes)
+	}
+	if call.digest != nil {
+		rec.InputDigest = call.digest.Sum(nil)
+		call.digest.Release()
+		call.digest = nil
+	}
+	call.mu.Lock()
+	defer call.mu.Unlock()
+	rec.ModelVersion, rec.ModelDigest = call.modelVersion, call.modelDigest
+	rec.RowsReceived, rec.RowsRun = uint64(max(call.rowsReceived, 0)), uint64(max(call.rowsRun, 0))
+	rec.Refused = call.refused
+	return rec
+}
+
+// RecordedCaller is the caller as the audit log keeps it; nil stays nil.
+func RecordedCaller(c *identity.Caller) *auditv1.Caller {
+	if c == nil {
+		return nil
+	}
+	return &auditv1.Caller{
+		SpiffeId:   c.ID.String(),
+		SvidSerial: c.Serial,
+		SvidExpiry: timestamppb.New(c.NotAfter),
+	}
+}
+
+// maxDetailBytes bounds the operator's story in a record.
+const maxDetailBytes = 8 << 10
+
+// clip makes s fit for a record: at most n bytes of valid UTF-8.
+func clip(s string, n int) string {
+	return strings.ToValidUTF8(s[:min(len(s), n)], "?")
+}
+
+func address(a net.Addr) string {
+	if a == nil {
+		return ""
+	}
+	return a.String()
+}

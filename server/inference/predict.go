@@ -1,0 +1,144 @@
+// Package inference answers the RPCs of the prediction API: it turns messages
+// into tensors of the domain, resolves the model, has its contract checked,
+// runs it and turns the result back.
+package inference
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	inferencev1 "github.com/sallyport/sallyport/gen/go/sallyport/inference/v1"
+	"github.com/sallyport/sallyport/interceptors"
+	"github.com/sallyport/sallyport/server/model"
+)
+
+// Config is what the service needs.
+type Config struct {
+	// Models are the models served. Required.
+	Models *model.Repository
+	// Window is the number of batches of one stream that are taken before one
+	// is answered; 8 unless set.
+	Window int
+	// BatchTimeout bounds one batch of a stream; 30 s unless set.
+	BatchTimeout time.Duration
+}
+
+// Service implements PredictionService and ModelService.
+type Service struct {
+	inferencev1.UnimplementedPredictionServiceServer
+	inferencev1.UnimplementedModelServiceServer
+
+	models       *model.Repository
+	window       int
+	batchTimeout time.Duration
+	draining     chan struct{}
+}
+
+var (
+	_ inferencev1.PredictionServiceServer = (*Service)(nil)
+	_ inferencev1.ModelServiceServer      = (*Service)(nil)
+)
+
+// New returns the service.
+func New(cfg Config) (*Service, error) {
+	if cfg.Models == nil {
+		return nil, errors.New("inference: Models is required")
+	}
+	s := &Service{models: cfg.Models, window: cfg.Window, batchTimeout: cfg.BatchTimeout, draining: make(chan struct{})}
+	if s.window <= 0 {
+		s.window = 8
+	}
+	if s.batchTimeout <= 0 {
+		s.batchTimeout = 30 * time.Second
+	}
+	return s, nil
+}
+
+// Drain tells every open stream, once, that the server is about to stop. It
+// must be called at most once.
+func (s *Service) Drain() { close(s.draining) }
+
+// Predict runs a model once.
+func (s *Service) Predict(ctx context.Context, r *inferencev1.PredictRequest) (*inferencev1.PredictResponse, error) {
+	m, err := s.resolve(ctx, r.GetModel(), r.GetVersion())
+	if err != nil {
+		return nil, err
+	}
+	defer m.Release()
+	outputs, _, err := run(ctx, m, r.GetInputs(), r.GetOutputs())
+	if err != nil {
+		return nil, err
+	}
+	return &inferencev1.PredictResponse{Model: m.Name, Version: m.Number, Digest: m.Digest, Outputs: outputs}, nil
+}
+
+// resolve finds the model and leaves on the call which one it is. The caller
+// must Release it.
+func (s *Service) resolve(ctx context.Context, name string, version int64) (*model.Version, error) {
+	m, err := s.models.Acquire(name, version)
+	if err != nil {
+		return nil, refusal(fmt.Errorf("model %q version %d: %w", name, version, err))
+	}
+	interceptors.CallFromContext(ctx).Resolved(m.Number, m.Digest)
+	return m, nil
+}
+
+// run decodes the inputs, checks them against the contract, runs the model and
+// encodes what it returned. ran tells whether the model began to run: if so,
+// the rows are paid for, whatever became of them.
+func run(ctx context.Context, m *model.Version, in map[string]*inferencev1.Tensor, names []string) (out map[string]*inferencev1.Tensor, ran bool, err error) {
+	inputs, raw, err := decodeInputs(in)
+	if err != nil {
+		return nil, false, err
+	}
+	rows, err := m.Contract.Check(inputs, names)
+	if err != nil {
+		return nil, false, refusal(err)
+	}
+	start := time.Now()
+	outputs, err := m.Runner.Run(ctx, inputs, names)
+	if ran = !errors.Is(err, model.ErrOverloaded); ran {
+		interceptors.CallFromContext(ctx).Ran(rows, time.Since(start))
+	}
+	if err != nil {
+		return nil, ran, refusal(fmt.Errorf("run model %q version %d: %w", m.Name, m.Number, err))
+	}
+	out = make(map[string]*inferencev1.Tensor, len(outputs))
+	for name, t := range outputs {
+		if out[name], err = encodeTensor(t, raw); err != nil {
+			return nil, true, fmt.Errorf("output %q of model %q version %d: %w", name, m.Name, m.Number, err)
+		}
+	}
+	return out, true, nil
+}
+
+// decodeInputs also tells whether the answer is to be in raw form: every
+// input that can have it has it.
+func decodeInputs(in map[string]*inferencev1.Tensor) (inputs map[string]*model.Tensor, raw bool, err error) {
+	inputs = make(map[string]*model.Tensor, len(in))
+	for name, t := range in {
+		decoded, err := decodeTensor(t)
+		if err != nil {
+			var wrong *fieldError
+			field := "inputs[" + strconv.Quote(name) + "]"
+			if errors.As(err, &wrong) {
+				return nil, false, invalid(strings.TrimSuffix(field+"."+wrong.field, "."), wrong.description)
+			}
+			return nil, false, invalid(field, err.Error())
+		}
+		inputs[name] = decoded
+		if decoded.DType != model.String {
+			raw = true
+		}
+	}
+	for _, t := range in {
+		if t.GetDataType() != inferencev1.DataType_DATA_TYPE_STRING && len(t.GetRaw()) == 0 {
+			return inputs, false, nil
+		}
+	}
+	return inputs, raw, nil
+}

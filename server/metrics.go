@@ -1,0 +1,122 @@
+package server
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/sallyport/sallyport/interceptors"
+)
+
+// Metrics are the server's Prometheus metrics. No label holds a value that a
+// caller can make up.
+type Metrics struct {
+	registry   *prometheus.Registry
+	calls      *prometheus.CounterVec
+	rows       *prometheus.CounterVec
+	duration   *prometheus.HistogramVec
+	gates      prometheus.Histogram
+	model      *prometheus.HistogramVec
+	handshakes prometheus.Counter
+}
+
+// Sources are the values that metrics read when they are asked for. Each must
+// be set and must not block.
+type Sources struct {
+	SVIDExpiry       func() time.Time
+	AuditQueue       func() int
+	AuditCommit      func() time.Duration
+	AuditRecords     func() uint64
+	AuditFailures    func() uint64
+	QuotaCallers     func() int
+	ModelVersions    func() int
+	ModelFailures    func() int
+	PolicyGeneration func() uint64
+	PolicyStale      func() bool
+}
+
+// NewMetrics returns metrics in a registry of their own.
+func NewMetrics(src Sources) *Metrics {
+	fast := prometheus.ExponentialBuckets(1e-6, 4, 11)
+	m := &Metrics{
+		registry: prometheus.NewRegistry(),
+		calls: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "sallyport_calls_total", Help: "RPCs by what became of them.",
+		}, []string{"action", "model", "code", "reason"}),
+		rows: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "sallyport_rows_total", Help: "Rows that models ran.",
+		}, []string{"model"}),
+		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "sallyport_call_duration_seconds", Help: "From the headers of an RPC to its durable record.",
+			Buckets: prometheus.ExponentialBuckets(50e-6, 3, 12),
+		}, []string{"action"}),
+		gates: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "sallyport_gates_duration_seconds", Help: "From the headers of an RPC to its first valid message, reading included.",
+			Buckets: fast,
+		}),
+		model: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "sallyport_model_duration_seconds", Help: "Time that a call's model ran, waiting for its turn included.",
+			Buckets: fast,
+		}, []string{"model"}),
+		handshakes: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "sallyport_handshakes_refused_total", Help: "Connections refused in the TLS handshake.",
+		}),
+	}
+	gauge := func(name, help string, value func() float64) prometheus.Collector {
+		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, value)
+	}
+	counter := func(name, help string, value func() uint64) prometheus.Collector {
+		return prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help}, func() float64 { return float64(value()) })
+	}
+	m.registry.MustRegister(
+		m.calls, m.rows, m.duration, m.gates, m.model, m.handshakes,
+		collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		gauge("sallyport_svid_expiry_timestamp_seconds", "When the server's own X.509-SVID ends.",
+			func() float64 { return float64(src.SVIDExpiry().Unix()) }),
+		gauge("sallyport_audit_queue", "Records that wait to be written.",
+			func() float64 { return float64(src.AuditQueue()) }),
+		gauge("sallyport_audit_commit_seconds", "How long the last group commit took.",
+			func() float64 { return src.AuditCommit().Seconds() }),
+		counter("sallyport_audit_records_total", "Records written since the start.", src.AuditRecords),
+		counter("sallyport_audit_failures_total", "Commits that failed since the start.", src.AuditFailures),
+		gauge("sallyport_quota_callers", "Callers whose use is being remembered.",
+			func() float64 { return float64(src.QuotaCallers()) }),
+		gauge("sallyport_model_versions", "Versions of models that are loaded.",
+			func() float64 { return float64(src.ModelVersions()) }),
+		gauge("sallyport_model_failures", "Versions of models that could not be loaded.",
+			func() float64 { return float64(src.ModelFailures()) }),
+		gauge("sallyport_policy_generation", "Generation of the policy in force.",
+			func() float64 { return float64(src.PolicyGeneration()) }),
+		gauge("sallyport_policy_stale", "1 while the policy file is bad and an older policy is in force.",
+			func() float64 {
+				if src.PolicyStale() {
+					return 1
+				}
+				return 0
+			}),
+	)
+	return m
+}
+
+// Gatherer is what /metrics shows.
+func (m *Metrics) Gatherer() prometheus.Gatherer { return m.registry }
+
+// Observe counts one RPC.
+func (m *Metrics) Observe(o interceptors.Outcome) {
+	m.calls.WithLabelValues(o.Action, o.Model, o.Code.String(), string(o.Reason)).Inc()
+	m.duration.WithLabelValues(o.Action).Observe(o.Duration.Seconds())
+	if o.Gates > 0 {
+		m.gates.Observe(o.Gates.Seconds())
+	}
+	if o.Running > 0 {
+		m.model.WithLabelValues(o.Model).Observe(o.Running.Seconds())
+	}
+	if o.Rows > 0 {
+		m.rows.WithLabelValues(o.Model).Add(float64(o.Rows))
+	}
+}
+
+// HandshakeRefused counts one refused connection.
+func (m *Metrics) HandshakeRefused() { m.handshakes.Inc() }

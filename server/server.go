@@ -1,0 +1,195 @@
+// Package server is the listener and its life: hardened transport settings,
+// health and reflection, metrics, and an end that loses nothing.
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"runtime"
+	"sync"
+	"time"
+
+	"golang.org/x/net/netutil"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/health"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
+
+	"github.com/sallyport/sallyport/interceptors"
+)
+
+// healthInterval is how often the checks decide whether the server is SERVING.
+const healthInterval = time.Second
+
+// Bounds limits the transport. The zero value of a field is its default.
+type Bounds struct {
+	// MaxMessageBytes is the largest message received; 4 MiB.
+	MaxMessageBytes int
+	// MaxConcurrentRPCs on one connection; 100. It also caps the handlers of a
+	// connection, which rapid reset would otherwise multiply.
+	MaxConcurrentRPCs uint32
+	// MaxConnections open at once; 4096. Further ones wait to be accepted.
+	MaxConnections int
+	// MaxHeaderBytes is the largest header list of an RPC; 16 KiB.
+	MaxHeaderBytes uint32
+	// HandshakeTimeout bounds TLS and HTTP/2 set-up; 10 s.
+	HandshakeTimeout time.Duration
+	// MaxConnectionIdle closes a connection without RPCs; 5 min.
+	MaxConnectionIdle time.Duration
+	// MaxConnectionAge asks a connection to move; 1 h. Its RPCs go on.
+	MaxConnectionAge time.Duration
+	// DrainTimeout bounds the wait for open RPCs at the end; 15 s.
+	DrainTimeout time.Duration
+}
+
+func (b Bounds) withDefaults() Bounds {
+	def(&b.MaxMessageBytes, 4<<20)
+	def(&b.MaxConcurrentRPCs, 100)
+	def(&b.MaxConnections, 4096)
+	def(&b.MaxHeaderBytes, 16<<10)
+	def(&b.HandshakeTimeout, 10*time.Second)
+	def(&b.MaxConnectionIdle, 5*time.Minute)
+	def(&b.MaxConnectionAge, time.Hour)
+	def(&b.DrainTimeout, 15*time.Second)
+	return b
+}
+
+func def[T comparable](v *T, d T) {
+	var zero T
+	if *v == zero {
+		*v = d
+	}
+}
+
+// Config is what a server is made of.
+type Config struct {
+	// Credentials prove both ends; required.
+	Credentials credentials.TransportCredentials
+	// Chain is the gates; required.
+	Chain *interceptors.Chain
+	// Register registers the services that are served beside health and
+	// reflection. Every method must have an entry in the chain's table.
+	Register func(grpc.ServiceRegistrar)
+	// Drain is called when the server begins to stop; may be nil.
+	Drain func()
+	// Checks say whether the server can do its work.
+	Checks []Check
+	// Log is required.
+	Log    *slog.Logger
+	Bounds Bounds
+}
+
+// Server is one gRPC server behind the gates.
+type Server struct {
+	cfg    Config
+	grpc   *grpc.Server
+	health *health.Server
+}
+
+// New returns a server that is ready to serve. A registered method without a
+// policy action is an error.
+func New(cfg Config) (*Server, error) {
+	if cfg.Credentials == nil || cfg.Chain == nil || cfg.Register == nil || cfg.Log == nil {
+		return nil, errors.New("server: Credentials, Chain, Register and Log are required")
+	}
+	cfg.Bounds = cfg.Bounds.withDefaults()
+	b := cfg.Bounds
+	opts := append(cfg.Chain.ServerOptions(),
+		grpc.Creds(cfg.Credentials),
+		// The chain reads messages by itself and applies the same bound with a
+		// reason; this one stands for what would not go through it.
+		grpc.MaxRecvMsgSize(b.MaxMessageBytes),
+		grpc.MaxConcurrentStreams(b.MaxConcurrentRPCs),
+		grpc.MaxHeaderListSize(b.MaxHeaderBytes),
+		grpc.ConnectionTimeout(b.HandshakeTimeout),
+		grpc.KeepaliveParams(keepalive.ServerParameters{
+			MaxConnectionIdle: b.MaxConnectionIdle,
+			MaxConnectionAge:  b.MaxConnectionAge,
+			Time:              time.Minute,
+			Timeout:           20 * time.Second,
+		}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 20 * time.Second, PermitWithoutStream: true}),
+		grpc.NumStreamWorkers(uint32(runtime.GOMAXPROCS(0))), //nolint:gosec // a small number
+		grpc.WaitForHandlers(true),
+	)
+	s := &Server{cfg: cfg, grpc: grpc.NewServer(opts...), health: health.NewServer()}
+	r := cfg.Chain.Registrar(s.grpc)
+	cfg.Register(r)
+	registerStandard(r, s.health, s.grpc)
+	if err := r.Err(); err != nil {
+		return nil, fmt.Errorf("server: %w", err)
+	}
+	s.setHealth()
+	return s, nil
+}
+
+// Serve accepts connections on lis until ctx ends, then drains: health goes
+// down, streams are told, open RPCs are waited for until the drain timeout,
+// and what is left is cut off. All handlers have returned when it returns.
+func (s *Server) Serve(ctx context.Context, lis net.Listener) error {
+	var background sync.WaitGroup
+	watching, stopWatching := context.WithCancel(ctx)
+	background.Go(func() { s.watchHealth(watching) })
+	served := make(chan error, 1)
+	go func() { served <- s.grpc.Serve(netutil.LimitListener(lis, s.cfg.Bounds.MaxConnections)) }()
+
+	var err error
+	select {
+	case err = <-served:
+	case <-ctx.Done():
+	}
+	stopWatching()
+	background.Wait()
+	s.health.Shutdown()
+	if s.cfg.Drain != nil {
+		s.cfg.Drain()
+	}
+	s.stop()
+	return err
+}
+
+// stop drains and then cuts off.
+func (s *Server) stop() {
+	drained := make(chan struct{})
+	go func() {
+		s.grpc.GracefulStop()
+		close(drained)
+	}()
+	timer := time.NewTimer(s.cfg.Bounds.DrainTimeout)
+	defer timer.Stop()
+	select {
+	case <-drained:
+	case <-timer.C:
+		s.cfg.Log.Warn("drain timeout: open RPCs are cut off", slog.Duration("timeout", s.cfg.Bounds.DrainTimeout))
+		s.grpc.Stop()
+		<-drained
+	}
+}
+
+func (s *Server) watchHealth(ctx context.Context) {
+	tick := time.NewTicker(healthInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			s.setHealth()
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (s *Server) setHealth() {
+	status := healthv1.HealthCheckResponse_SERVING
+	if len(failing(s.cfg.Checks)) > 0 {
+		status = healthv1.HealthCheckResponse_NOT_SERVING
+	}
+	s.health.SetServingStatus("", status)
+	for name := range s.grpc.GetServiceInfo() {
+		s.health.SetServingStatus(name, status)
+	}
+}
