@@ -160,7 +160,7 @@ func texts(t *testing.T, labels *model.Tensor) []string {
 	}
 	var out []string
 	for b := range slices.Chunk(labels.Data, 8) {
-		out = append(out, strconv.FormatInt(int64(binary.LittleEndian.Uint64(b)), 10)) //nolint:gosec // the same bits
+		out = append(out, strconv.FormatInt(int64(binary.LittleEndian.Uint64(b)), 10))
 	}
 	return out
 }

@@ -76,11 +76,12 @@ func hint(err error) string {
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return "nobody listens there; is the SPIFFE agent running?"
 	}
-	switch status.Code(err) { //nolint:exhaustive // the rest is an error in the agent, told by its text
+	switch status.Code(err) {
 	case codes.PermissionDenied:
 		return "it answers, but issues no identity to this process; is a registration entry there that matches it?"
 	case codes.Unimplemented:
 		return "it answers, but is not a SPIFFE Workload API"
+	default:
+		return "it does not issue an SVID"
 	}
-	return "it does not issue an SVID"
 }

@@ -21,8 +21,9 @@ type ServerConfig struct {
 	TrustDomains []spiffeid.TrustDomain
 	// Admit has the last word on a caller whose certificate was verified, for
 	// instance because it is blocked; nil admits all. Its error ends the
-	// handshake and is wrapped by Refusal.Err. It runs in every handshake and
-	// must not block.
+	// handshake and is wrapped by Refusal.Err. It runs in every handshake, before
+	// the peer has proved that it has the key: it must not take the caller for
+	// present, and must not block.
 	Admit func(caller *Caller, peer net.Addr) error
 	// Refused is told of every handshake that failed, once, whatever the reason.
 	// It runs on the goroutine of the handshake and must not block. Required.
@@ -96,9 +97,7 @@ func (c *serverCredentials) ServerHandshake(raw net.Conn) (net.Conn, credentials
 		// Not VerifyPeerCertificate: that one is left out when a session is
 		// resumed.
 		VerifyConnection: func(state tls.ConnectionState) (err error) {
-			if len(state.PeerCertificates) > 0 {
-				claimed, _ = x509svid.IDFromCert(state.PeerCertificates[0])
-			}
+			claimed = claim(state.PeerCertificates)
 			caller, err = c.verify(state, claimed, raw.RemoteAddr())
 			return err
 		},
@@ -109,6 +108,18 @@ func (c *serverCredentials) ServerHandshake(raw net.Conn) (net.Conn, credentials
 		return nil, nil, err // as it is: gRPC compares it with io.EOF
 	}
 	return conn, authInfo(caller, conn), nil
+}
+
+// claim is the ID that the peer's certificate names, if any.
+func claim(certs []*x509.Certificate) spiffeid.ID {
+	if len(certs) == 0 {
+		return spiffeid.ID{}
+	}
+	id, err := x509svid.IDFromCert(certs[0])
+	if err != nil || len(id.String()) > maxID {
+		return spiffeid.ID{}
+	}
+	return id
 }
 
 func (c *serverCredentials) verify(state tls.ConnectionState, claimed spiffeid.ID, peer net.Addr) (*Caller, error) {

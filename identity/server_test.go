@@ -138,6 +138,12 @@ func TestServerHandshake(t *testing.T) {
 			refused: "names a trust domain", claimed: home.ID(),
 		},
 		{
+			name:    "ID longer than the standard allows",
+			client:  tlsConfig(ca.SVID(t, "/"+strings.Repeat("x", 2048-len("spiffe://sallyport.test")))),
+			refused: "SPIFFE ID of 2049 bytes",
+		},
+		{name: "good, longest ID", client: tlsConfig(ca.SVID(t, "/"+strings.Repeat("x", 2047-len("spiffe://sallyport.test"))))},
+		{
 			name:    "intermediate missing",
 			client:  tlsConfig(truncated),
 			refused: "unknown authority", claimed: clinic,

@@ -196,7 +196,7 @@ func (w *watcher) OnX509ContextUpdate(update *workloadapi.X509Context) {
 		close(w.started)
 	}
 	leaf := next.svid.Certificates[0]
-	w.log.Info("identity received",
+	w.log.LogAttrs(context.Background(), slog.LevelInfo, "identity received",
 		slog.String("id", next.svid.ID.String()),
 		slog.String("serial", leaf.SerialNumber.Text(16)),
 		slog.Time("expires", leaf.NotAfter),

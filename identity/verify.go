@@ -21,6 +21,10 @@ type X509Source interface {
 	x509bundle.Source
 }
 
+// maxID is how long a SPIFFE ID may be, in bytes. The standard sets it, go-spiffe
+// does not hold it, and IDs go into records and keys of maps.
+const maxID = 2048
+
 // verify returns who the certificates prove the peer to be. They must be an
 // X.509-SVID of a workload that chains to the bundle of its own trust domain,
 // fit to be used for usage. That the peer has the key is not known yet when
@@ -34,6 +38,8 @@ func verify(certs []*x509.Certificate, bundles x509bundle.Source, usage x509.Ext
 	// x509svid.Parse, which sees only one's own SVIDs.
 	leaf := certs[0]
 	switch {
+	case len(id.String()) > maxID:
+		return nil, fmt.Errorf("SPIFFE ID of %d bytes, more than the standard's %d", len(id.String()), maxID)
 	case id.Path() == "":
 		return nil, fmt.Errorf("%s names a trust domain, not a workload", id)
 	case leaf.KeyUsage&x509.KeyUsageDigitalSignature == 0:
@@ -106,7 +112,7 @@ func authInfo(caller *Caller, conn *tls.Conn) *AuthInfo {
 type common struct{}
 
 func (common) Info() credentials.ProtocolInfo {
-	return credentials.ProtocolInfo{SecurityProtocol: "tls", SecurityVersion: "1.3"}
+	return credentials.ProtocolInfo{SecurityProtocol: "tls"}
 }
 
 // OverrideServerName refuses: a peer is known by its SPIFFE ID, not by a host

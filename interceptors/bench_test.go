@@ -91,7 +91,9 @@ func BenchmarkGates(b *testing.B) {
 	body := append(binary.BigEndian.AppendUint32([]byte{0}, uint32(len(data))), data...)
 	ca := identitytest.NewCA(b, "sallyport.test")
 	svid := ca.SVID(b, "/clinic/triage")
-	ctx := peer.NewContext(b.Context(), &peer.Peer{
+	deadline, cancel := context.WithTimeout(b.Context(), time.Hour)
+	defer cancel()
+	ctx := peer.NewContext(deadline, &peer.Peer{
 		Addr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 4711},
 		AuthInfo: &identity.AuthInfo{
 			CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity},
@@ -166,8 +168,8 @@ func benchChain(b *testing.B, without []string) *interceptors.Chain {
 		Digester:          digester,
 		Log:               slog.New(slog.DiscardHandler),
 		MaxMessageBytes:   4 << 20,
-		MaxCallDuration:   30 * time.Second,
-		MaxStreamDuration: 30 * time.Second,
+		MaxCallDuration:   2 * time.Hour, // the calls bring a deadline of their own
+		MaxStreamDuration: 2 * time.Hour,
 	}, without...)
 	if err != nil {
 		b.Fatal(err)

@@ -2,6 +2,8 @@ package interceptors
 
 import (
 	"context"
+	"encoding/binary"
+	"math/rand/v2"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -37,9 +39,10 @@ type Call struct {
 	Caller *identity.Caller
 
 	// ctx is the call's context: the transport's at first, then with the
-	// deadline of the chain.
+	// deadline of the chain. tagged is what makes the call known to it.
 	ctx    context.Context
 	cancel context.CancelFunc
+	tagged callContext
 
 	// taken tells that the gates or the sweep have the call; it and the list
 	// links are guarded by the intake's mutex.
@@ -55,8 +58,13 @@ type Call struct {
 	digest    *audit.Digest
 	received  uint64
 	sent      atomic.Uint64
-	stream    *quota.Stream
+	place     *quota.Stream // among the caller's open streams; nil if it takes none
 	reply     any
+
+	// Held here, so that a call is one piece of memory.
+	gated   gatedStream
+	message Message
+	record  recordBuffer
 
 	mu           sync.Mutex // guards the fields below
 	modelVersion int64
@@ -69,10 +77,39 @@ type Call struct {
 }
 
 func newCall(ctx context.Context, fullMethod string, peer net.Addr, now time.Time) *Call {
-	return &Call{ID: ulid.Make().String(), FullMethod: fullMethod, Peer: peer, Start: now, ctx: ctx}
+	c := &Call{ID: newCallID(now), FullMethod: fullMethod, Peer: peer, Start: now}
+	c.tagged = callContext{ctx, c}
+	c.ctx = &c.tagged
+	return c
+}
+
+// newCallID makes an id that sorts by time. Its randomness is unpredictable, but
+// it is a name and no secret.
+func newCallID(now time.Time) string {
+	var id ulid.ULID
+	_ = id.SetTime(ulid.Timestamp(now)) // fails from the year 10889 on
+	binary.BigEndian.PutUint16(id[6:], uint16(rand.Uint32()))
+	binary.BigEndian.PutUint64(id[8:], rand.Uint64())
+	var text [ulid.EncodedSize]byte
+	_ = id.MarshalTextTo(text[:]) // fails for another size only
+	return string(text[:])
+}
+
+// callContext is a context that knows its call.
+type callContext struct {
+	context.Context
+	call *Call
 }
 
 type callKey struct{}
+
+// Value returns the call for callKey.
+func (c *callContext) Value(key any) any {
+	if key == (callKey{}) {
+		return c.call
+	}
+	return c.Context.Value(key)
+}
 
 // CallFromContext returns the call whose handler ctx belongs to, or nil.
 func CallFromContext(ctx context.Context) *Call {

@@ -61,9 +61,15 @@ type Subject struct {
 	Model string
 	// Rows that the message wants to run.
 	Rows int64
-	// Inputs writes the canonical form of the inputs for their digest; nil if
-	// the message has none.
-	Inputs func(*audit.Digest)
+	// Inputs are what the record has a digest of; nil if the message has none.
+	Inputs Inputs
+}
+
+// Inputs are the inputs of a message.
+type Inputs interface {
+	// DigestTo writes their canonical form: the same values give the same bytes,
+	// however they were sent.
+	DigestTo(*audit.Digest)
 }
 
 // Method is what the chain must know about an RPC method.

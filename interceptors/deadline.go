@@ -1,6 +1,9 @@
 package interceptors
 
-import "context"
+import (
+	"context"
+	"time"
+)
 
 // deadline bounds the call in time, also one that brought no deadline.
 func (c *Chain) deadline(call *Call) error {
@@ -8,6 +11,10 @@ func (c *Chain) deadline(call *Call) error {
 	if call.streams {
 		limit = c.cfg.MaxStreamDuration
 	}
-	call.ctx, call.cancel = context.WithTimeout(call.ctx, limit)
+	end := time.Now().Add(limit)
+	if d, ok := call.ctx.Deadline(); ok && d.Before(end) {
+		return nil
+	}
+	call.ctx, call.cancel = context.WithDeadline(call.ctx, end)
 	return nil
 }

@@ -20,7 +20,9 @@ func NewWithout(cfg Config, names ...string) (*Chain, error) {
 }
 
 // Unary is the handler as which a unary method is registered.
-func (c *Chain) Unary(service string, m grpc.MethodDesc) grpc.StreamHandler { return c.unary(service, m) }
+func (c *Chain) Unary(service string, m grpc.MethodDesc) grpc.StreamHandler {
+	return c.unary(service, m)
+}
 
 // Tap is the early door.
 func (c *Chain) Tap(ctx context.Context, info *tap.Info) (context.Context, error) {

@@ -63,7 +63,7 @@ func (in *intake) open(ctx context.Context, info *tap.Info) (context.Context, er
 	}
 	in.head = call
 	in.mu.Unlock()
-	return context.WithValue(ctx, callKey{}, call), nil
+	return call.ctx, nil
 }
 
 // hand takes the call off the list and tells whether it still was on it.

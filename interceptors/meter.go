@@ -2,6 +2,7 @@ package interceptors
 
 import (
 	"errors"
+	"fmt"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 
@@ -13,11 +14,11 @@ func (c *Chain) admitStream(call *Call) error {
 	if !call.streams {
 		return nil
 	}
-	s, err := c.cfg.Quota.OpenStream(call.Caller.ID.String(), call.grant.Key, quota.Limits(call.grant.Limits))
+	place, err := c.cfg.Quota.OpenStream(call.Caller.ID.String(), call.grant.Key, quota.Limits(call.grant.Limits))
 	if err != nil {
 		return exceeded(err)
 	}
-	call.stream = s
+	call.place = place
 	return nil
 }
 
@@ -44,7 +45,7 @@ func exceeded(err error) error {
 	refusal := &Refusal{
 		Cause:      err,
 		RetryAfter: e.RetryAfter,
-		Quota:      &errdetails.QuotaFailure_Violation{Subject: e.Limit.String(), Description: e.Error()},
+		Quota:      &errdetails.QuotaFailure_Violation{Subject: e.Limit.String(), Description: fmt.Sprintf("at most %d at once", e.Max)},
 	}
 	switch e.Limit {
 	case quota.Requests:
@@ -58,4 +59,3 @@ func exceeded(err error) error {
 	}
 	return refusal
 }
-

@@ -2,6 +2,7 @@ package interceptors
 
 import (
 	"context"
+	"crypto/sha256"
 	"net"
 	"strings"
 	"time"
@@ -13,7 +14,6 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	auditv1 "github.com/sallyport/sallyport/gen/go/sallyport/audit/v1"
-	"github.com/sallyport/sallyport/identity"
 )
 
 // Outcome is what became of one RPC, for metrics. It holds no value that a
@@ -103,18 +103,36 @@ func (c *Chain) leave(call *Call, refusal *Refusal) error {
 	return refusal.status(call.ID).Err()
 }
 
+// recordBuffer is a record with all that it points to.
+type recordBuffer struct {
+	auditv1.Record
+	time     timestamppb.Timestamp
+	duration durationpb.Duration
+	caller   auditv1.Caller
+	expiry   timestamppb.Timestamp
+	digest   [sha256.Size]byte
+}
+
 func (c *Chain) recordOf(call *Call, refusal *Refusal) *auditv1.Record {
-	rec := &auditv1.Record{
-		Kind:             auditv1.Kind_KIND_CALL,
-		Time:             timestamppb.New(call.Start),
-		Duration:         durationpb.New(c.cfg.Now().Sub(call.Start)),
-		CallId:           call.ID,
-		Method:           call.FullMethod,
-		PeerAddress:      address(call.Peer),
-		Caller:           RecordedCaller(call.Caller),
-		Model:            call.model,
-		MessagesReceived: call.received,
-		MessagesSent:     call.sent.Load(),
+	b := &call.record
+	rec := &b.Record
+	rec.Kind = auditv1.Kind_KIND_CALL
+	setTime(&b.time, call.Start)
+	rec.Time = &b.time
+	took := c.cfg.Now().Sub(call.Start)
+	b.duration.Seconds, b.duration.Nanos = int64(took/time.Second), int32(took%time.Second) //nolint:gosec // below a second
+	rec.Duration = &b.duration
+	rec.CallId = call.ID
+	rec.Method = call.FullMethod
+	rec.PeerAddress = address(call.Peer)
+	rec.Model = call.model
+	rec.MessagesReceived = call.received
+	rec.MessagesSent = call.sent.Load()
+	if who := call.Caller; who != nil {
+		b.caller.SpiffeId, b.caller.SvidSerial = who.ID.String(), who.Serial
+		setTime(&b.expiry, who.NotAfter)
+		b.caller.SvidExpiry = &b.expiry
+		rec.Caller = &b.caller
 	}
 	if call.method != nil {
 		rec.Action = call.method.Action.String()
@@ -129,7 +147,7 @@ func (c *Chain) recordOf(call *Call, refusal *Refusal) *auditv1.Record {
 		rec.Code, rec.Reason, rec.Detail = uint32(refusal.Reason.Code()), string(refusal.Reason), clip(refusal.Error(), maxDetailBytes)
 	}
 	if call.digest != nil {
-		rec.InputDigest = call.digest.Sum(nil)
+		rec.InputDigest = call.digest.Sum(b.digest[:0])
 		call.digest.Release()
 		call.digest = nil
 	}
@@ -141,16 +159,9 @@ func (c *Chain) recordOf(call *Call, refusal *Refusal) *auditv1.Record {
 	return rec
 }
 
-// RecordedCaller is the caller as the audit log keeps it; nil stays nil.
-func RecordedCaller(c *identity.Caller) *auditv1.Caller {
-	if c == nil {
-		return nil
-	}
-	return &auditv1.Caller{
-		SpiffeId:   c.ID.String(),
-		SvidSerial: c.Serial,
-		SvidExpiry: timestamppb.New(c.NotAfter),
-	}
+// setTime is timestamppb.New in place.
+func setTime(ts *timestamppb.Timestamp, t time.Time) {
+	ts.Seconds, ts.Nanos = t.Unix(), int32(t.Nanosecond()) //nolint:gosec // below a second
 }
 
 // maxDetailBytes bounds the operator's story in a record.
@@ -164,6 +175,9 @@ func clip(s string, n int) string {
 func address(a net.Addr) string {
 	if a == nil {
 		return ""
+	}
+	if tcp, ok := a.(*net.TCPAddr); ok {
+		return tcp.AddrPort().String()
 	}
 	return a.String()
 }

@@ -64,8 +64,8 @@ func (c *Call) finish(err error) *Refusal {
 	c.mu.Lock()
 	c.reserved.Refund(c.reserved.Rows())
 	c.mu.Unlock()
-	if c.stream != nil {
-		c.stream.Close()
+	if c.place != nil {
+		c.place.Close()
 	}
 	if err == nil {
 		return nil

@@ -45,7 +45,8 @@ func newGatedStream(c *Chain, call *Call, ss grpc.ServerStream, info *grpc.Strea
 	if !ok {
 		return nil, Refuse(Internal, "grpc-go's server stream does not read frames").status(call.ID).Err()
 	}
-	return &gatedStream{ServerStream: ss, chain: c, call: call, frames: f, clientStream: info.IsClientStream}, nil
+	call.gated = gatedStream{ServerStream: ss, chain: c, call: call, frames: f, clientStream: info.IsClientStream}
+	return &call.gated, nil
 }
 
 // Context is the call's context as the stages made it.
@@ -65,7 +66,8 @@ func (s *gatedStream) SendMsg(m any) error {
 // handler of a stream may answer it by itself and go on. After Malformed and
 // MessageTooLarge nothing more can be received.
 func (s *gatedStream) RecvMsg(m any) error {
-	msg := &Message{}
+	msg := &s.call.message
+	*msg = Message{}
 	if err := s.decode(m, msg); err != nil {
 		return err
 	}

@@ -24,7 +24,7 @@ func (c *Chain) validate(call *Call, m *Message) error {
 		if call.digest == nil {
 			call.digest = c.cfg.Digester.New()
 		}
-		m.Subject.Inputs(call.digest)
+		m.Subject.Inputs.DigestTo(call.digest)
 	}
 	if call.gatesDone.IsZero() {
 		call.gatesDone = c.cfg.Now()

@@ -49,7 +49,7 @@ ends there with exit code 1.
 
 --since and --until take a time as in RFC 3339 or how long ago, such as 90m. With
 --json each record is one line, in Protobuf's JSON form of
-sallyport.audit.v1.Record.`,
+sallyport.audit.v1.Record; it has more than the table.`,
 		Example: `  sallyport audit show ./dev/audit -n 20
   sallyport audit show ./dev/audit --caller 'spiffe://sallyport.test/clinic/*' --code PERMISSION_DENIED --since 1h
   sallyport audit show ./dev/audit --call 01JABCDEF --json
@@ -200,7 +200,7 @@ func showRecords(w io.Writer, records iter.Seq2[*auditv1.Record, error], flags *
 }
 
 // recordLine has columns of fixed width, so that following needs no look ahead.
-const recordLine = "%-24s  %-34s  %-14s  %-18s  %6s  %-36s  %9s  %s\n"
+const recordLine = "%-24s  %-30s  %-14s  %-16s  %5s  %-18s  %9s  %s\n"
 
 func writeRecordHeader(w io.Writer) error {
 	_, err := fmt.Fprintf(w, recordLine, "TIME", "CALLER", "ACTION", "MODEL", "ROWS", "RESULT", "DURATION", "CALL OR DETAIL")
@@ -213,10 +213,7 @@ func writeRecord(w io.Writer, r *auditv1.Record) error {
 	if r.GetModelVersion() > 0 {
 		model += "/" + strconv.FormatInt(r.GetModelVersion(), 10)
 	}
-	result := codeName(codes.Code(r.GetCode()))
-	if r.GetReason() != "" {
-		result += "/" + r.GetReason()
-	}
+	result := cmp.Or(r.GetReason(), codeName(codes.Code(r.GetCode()))) // a reason has one code
 	duration := "-"
 	if r.GetDuration() != nil {
 		duration = r.GetDuration().AsDuration().Round(time.Microsecond).String()
@@ -226,7 +223,7 @@ func writeRecord(w io.Writer, r *auditv1.Record) error {
 	case auditv1.Kind_KIND_HANDSHAKE:
 		action, rows, last = "(handshake)", "-", r.GetDetail()
 	case auditv1.Kind_KIND_EVENT:
-		action, rows, last = "(event)", "-", r.GetDetail()
+		action, rows, result, last = "(event)", "-", cmp.Or(r.GetReason(), "-"), r.GetDetail()
 	case auditv1.Kind_KIND_CALL, auditv1.Kind_KIND_UNSPECIFIED:
 	}
 	_, err := fmt.Fprintf(w, recordLine, r.GetTime().AsTime().UTC().Format("2006-01-02T15:04:05.000Z"),

@@ -9,11 +9,10 @@ import (
 	"strings"
 	"time"
 
-	"buf.build/go/protovalidate"
-	"buf.build/go/protoyaml"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	configv1 "github.com/sallyport/sallyport/gen/go/sallyport/config/v1"
+	"github.com/sallyport/sallyport/proto/configfile"
 )
 
 // loadConfig reads a server's configuration. Paths in it are made relative to
@@ -27,12 +26,8 @@ func loadConfig(path string) (*configv1.Server, error) {
 }
 
 func parseConfig(data []byte, path string) (*configv1.Server, error) {
-	validator, err := protovalidate.New()
-	if err != nil {
-		return nil, err
-	}
 	cfg := &configv1.Server{}
-	if err := (protoyaml.UnmarshalOptions{Path: path, Validator: validator}).Unmarshal(data, cfg); err != nil {
+	if err := configfile.Parse(path, data, cfg); err != nil {
 		return nil, err
 	}
 	dir, err := filepath.Abs(filepath.Dir(path))

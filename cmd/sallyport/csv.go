@@ -38,10 +38,6 @@ func parseCSV(data []byte, specs []*inferencev1.TensorSpec, ignore []string) (*d
 	for _, spec := range specs {
 		d.inputs[spec.GetName()] = emptyTensor(spec)
 	}
-	label := slices.Index(header, labelColumn)
-	if slices.ContainsFunc(places, func(from []int) bool { return slices.Contains(from, label) }) {
-		label = -1
-	}
 	rows := int64(0)
 	for ; ; rows++ {
 		record, err := r.Read()
@@ -58,9 +54,6 @@ func parseCSV(data []byte, specs []*inferencev1.TensorSpec, ignore []string) (*d
 					return nil, fmt.Errorf("line %d, column %q: %w", line, header[column], err)
 				}
 			}
-		}
-		if label >= 0 {
-			d.labels = append(d.labels, strings.Clone(record[label]))
 		}
 	}
 	if rows == 0 {

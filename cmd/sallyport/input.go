@@ -28,9 +28,6 @@ type dataset struct {
 	// rows is their number of rows; 0 if the model does not work by rows, so that
 	// the inputs cannot be cut into batches.
 	rows int
-	// labels are the values of labelColumn, one a row, if the file is CSV, has
-	// that column and the model does not want it; else nil.
-	labels []string
 }
 
 // readInput reads all of a file, or of stdin if its name is "-".

@@ -62,12 +62,11 @@ func TestParseInput(t *testing.T) {
 		ignore []string
 		want   map[string]string
 		rows   int
-		labels []string
 	}{
 		{
 			name: "columns in any order", format: "csv", specs: named, rows: 2,
 			data: "b,label,a\n2,yes,1\n4,no,3\n",
-			want: map[string]string{"features": "FLOAT32[2 2][[1,2],[3,4]]"}, labels: []string{"yes", "no"},
+			want: map[string]string{"features": "FLOAT32[2 2][[1,2],[3,4]]"},
 		},
 		{
 			name: "ignored columns, byte order mark, spaces, carriage returns", format: "csv", specs: named, rows: 1, ignore: []string{"id", "note"},
@@ -82,7 +81,7 @@ func TestParseInput(t *testing.T) {
 		{
 			name: "columns by their order", format: "csv", specs: unnamed, rows: 1,
 			data: "u,label,v\n1,0,0.1\n",
-			want: map[string]string{"x": "FLOAT64[1 2][[1,0.1]]"}, labels: []string{"0"},
+			want: map[string]string{"x": "FLOAT64[1 2][[1,0.1]]"},
 		},
 		{
 			name: "as many columns as there are", format: "csv", specs: anyWide, rows: 1,
@@ -92,7 +91,7 @@ func TestParseInput(t *testing.T) {
 		{
 			name: "text", format: "csv", specs: text, rows: 2,
 			data: "text,label\n\"one, two\nthree\",x\n,y\n",
-			want: map[string]string{"text": `STRING[2 1][["one, two\nthree"],[""]]`}, labels: []string{"x", "y"},
+			want: map[string]string{"text": `STRING[2 1][["one, two\nthree"],[""]]`},
 		},
 		{
 			name: "an input that is called label", format: "csv", rows: 1,
@@ -173,9 +172,6 @@ func TestParseInput(t *testing.T) {
 				t.Fatal(err)
 			}
 			if diff := cmp.Diff(tt.want, plain(got.inputs)); diff != "" {
-				t.Error(diff)
-			}
-			if diff := cmp.Diff(tt.labels, got.labels); diff != "" {
 				t.Error(diff)
 			}
 			if got.rows != tt.rows {
@@ -331,9 +327,6 @@ func FuzzParseInput(f *testing.F) {
 			if _, err := fitShape(in.GetShape(), s.GetShape()); err != nil {
 				t.Errorf("input %s: %v", s.GetName(), err)
 			}
-		}
-		if d.labels != nil && len(d.labels) != d.rows {
-			t.Errorf("%d labels for %d rows", len(d.labels), d.rows)
 		}
 		var parts []map[string]*inferencev1.Tensor
 		for _, span := range d.spans(2) {

@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	inferencev1 "github.com/sallyport/sallyport/gen/go/sallyport/inference/v1"
+	"github.com/sallyport/sallyport/interceptors"
 )
 
 // predictFlags are the flags of predict beside those of every client.
@@ -128,6 +129,9 @@ func runPredict(cmd *cobra.Command, name string, flags predictFlags) (err error)
 		data:    d,
 		batch:   batchSize(d, flags.batch, m.GetMaxRows()),
 	})
+	if _, later := retryAfter(err); !later && reasonOf(err) == string(interceptors.QuotaRows) {
+		return fmt.Errorf("%w\n  send fewer rows at once with --batch, or all over --stream", classify(err))
+	}
 	if err != nil {
 		return classify(err)
 	}

@@ -124,6 +124,7 @@ func codeName(c codes.Code) string {
 var (
 	dialError   = regexp.MustCompile(`dial (?:tcp|unix)(?: (\S+))?: (.*?)"?$`)
 	desc        = regexp.MustCompile(`^connection error: desc = "(.*?)"?$`)
+	alert       = regexp.MustCompile(`remote error: (tls: .*)$`)
 	beforeFirst = regexp.MustCompile(`error reading server preface|failed to write client preface`)
 )
 
@@ -148,6 +149,9 @@ func explainTransport(st *status.Status) string {
 			return fmt.Sprintf("the server's host name is unknown (%s)", printable(m[2]))
 		}
 		return fmt.Sprintf("no connection to %s: %s", m[1], printable(m[2]))
+	}
+	if m := alert.FindStringSubmatch(message); m != nil {
+		return "the server refused the handshake: " + printable(m[1])
 	}
 	if beforeFirst.MatchString(message) {
 		return "the server closed the connection before it answered, as it may if it does not accept our identity; its audit log says why (" + printable(message) + ")"

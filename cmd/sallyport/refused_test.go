@@ -128,6 +128,12 @@ func TestClassify(t *testing.T) {
 			want: "UNAVAILABLE: no connection to 10.9.9.9:1: i/o timeout",
 		},
 		{
+			name: "handshake refused without our credentials",
+			err:  status.Error(codes.Unavailable, `connection error: desc = "error reading server preface: remote error: tls: certificate required"`),
+			code: exitFailed,
+			want: "UNAVAILABLE: the server refused the handshake: tls: certificate required",
+		},
+		{
 			name: "closed before the first answer",
 			err:  status.Error(codes.Unavailable, `connection error: desc = "error reading server preface: EOF"`),
 			code: exitFailed,

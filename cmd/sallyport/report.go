@@ -16,7 +16,7 @@ import (
 func (p *process) announce() {
 	svid, err := p.source.GetX509SVID()
 	if err == nil {
-		p.log.Info("identity", slog.String("id", svid.ID.String()), slog.Time("expires", p.source.Expiry()))
+		p.log.Info("identity", slog.String("id", svid.ID.String()), slog.Time("expires", p.source.NotAfter()))
 	}
 	for _, m := range p.models.List() {
 		for _, v := range m.Versions {
@@ -37,7 +37,7 @@ func (p *process) announce() {
 func (p *process) readiness() []server.Check {
 	return []server.Check{
 		{Name: "identity", Err: func() error {
-			if e := p.source.Expiry(); !time.Now().Before(e) {
+			if e := p.source.NotAfter(); !time.Now().Before(e) {
 				return fmt.Errorf("the server's own SVID expired at %s", e)
 			}
 			return nil
@@ -55,7 +55,7 @@ func (p *process) readiness() []server.Check {
 // sources are the values that metrics show.
 func (p *process) sources(limiter *quota.Limiter) server.Sources {
 	return server.Sources{
-		SVIDExpiry:    p.source.Expiry,
+		SVIDExpiry:    p.source.NotAfter,
 		AuditQueue:    func() int { return p.audit.Stats().Queue },
 		AuditCommit:   func() time.Duration { return p.audit.Stats().LastCommit },
 		AuditRecords:  func() uint64 { return p.audit.Stats().Records },

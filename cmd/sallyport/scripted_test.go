@@ -2,8 +2,13 @@ package main
 
 import (
 	"context"
+	"net"
+	"sync"
+	"testing"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/test/bufconn"
 
 	inferencev1 "github.com/sallyport/sallyport/gen/go/sallyport/inference/v1"
 )
@@ -40,4 +45,26 @@ func (s *scriptedServer) ListModels(_ context.Context, r *inferencev1.ListModels
 		return page, nil
 	}
 	return &inferencev1.ListModelsResponse{}, nil
+}
+
+// connect serves s in memory and returns a client of it.
+func connect(t *testing.T, s *scriptedServer) inferencev1.PredictionServiceClient {
+	t.Helper()
+	listener := bufconn.Listen(1 << 16)
+	server := grpc.NewServer()
+	inferencev1.RegisterPredictionServiceServer(server, s)
+	var serving sync.WaitGroup
+	serving.Go(func() { _ = server.Serve(listener) })
+	conn, err := grpc.NewClient("passthrough:///memory",
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return listener.DialContext(ctx) }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = conn.Close()
+		server.Stop()
+		serving.Wait()
+	})
+	return inferencev1.NewPredictionServiceClient(conn)
 }

@@ -42,7 +42,7 @@ type process struct {
 	checks    []server.Check
 	listener  net.Listener
 	admin     net.Listener
-	callLimit time.Duration
+	refusals  *handshakes
 }
 
 // assemble makes a server from its configuration, in the order in which its
@@ -109,11 +109,11 @@ func assemble(ctx context.Context, cfg *configv1.Server, log *slog.Logger) (_ *p
 	}
 
 	bounds := cfg.GetBounds()
-	p.callLimit = duration(bounds.GetMaxCallDuration(), 30*time.Second)
+	callLimit := duration(bounds.GetMaxCallDuration(), 30*time.Second)
 	service, err := inference.New(inference.Config{
 		Models:       p.models,
 		Window:       int(bounds.GetStreamWindow()),
-		BatchTimeout: p.callLimit,
+		BatchTimeout: callLimit,
 	})
 	if err != nil {
 		return nil, err
@@ -132,7 +132,7 @@ func assemble(ctx context.Context, cfg *configv1.Server, log *slog.Logger) (_ *p
 		Digester:          digester,
 		Log:               log,
 		MaxMessageBytes:   maxMessage,
-		MaxCallDuration:   p.callLimit,
+		MaxCallDuration:   callLimit,
 		MaxStreamDuration: duration(bounds.GetMaxStreamDuration(), time.Hour),
 		Observe:           p.metrics.Observe,
 	}); err != nil {
@@ -147,10 +147,11 @@ func assemble(ctx context.Context, cfg *configv1.Server, log *slog.Logger) (_ *p
 		}
 		domains = append(domains, td)
 	}
+	p.refusals = newHandshakes(p.audit, p.metrics, log)
 	creds, err := identity.NewServerCredentials(p.source, identity.ServerConfig{
 		TrustDomains: domains,
 		Admit:        p.admit,
-		Refused:      p.handshakeRefused,
+		Refused:      p.refusals.refused,
 	})
 	if err != nil {
 		return nil, err
@@ -206,7 +207,7 @@ func (p *process) run(ctx context.Context, hangups <-chan os.Signal) error {
 		})
 	}
 	start("policy", p.policy.Run)
-	start("models", p.models.Run)
+	background.Go(func() { p.models.Run(working) })
 	start("admin", func(ctx context.Context) error {
 		return server.ServeAdmin(ctx, p.admin, p.checks, p.metrics.Gatherer())
 	})
@@ -283,29 +284,9 @@ func (p *process) close(ctx context.Context) {
 func (p *process) admit(caller *identity.Caller, peer net.Addr) error {
 	d := p.policy.Load().MayEver(caller.ID, interceptors.PeerAddress(peer), policy.None)
 	if d.Outcome == policy.CallerBlocked || d.Outcome == policy.AddressBlocked {
-		return errors.New(d.Detail)
+		return &blockedError{d.Detail}
 	}
 	return nil
-}
-
-// handshakeRefused records a connection that did not come to be.
-func (p *process) handshakeRefused(r identity.Refusal) {
-	p.metrics.HandshakeRefused()
-	rec := &auditv1.Record{
-		Kind:        auditv1.Kind_KIND_HANDSHAKE,
-		Time:        timestamppb.Now(),
-		PeerAddress: r.Peer.String(),
-		Detail:      r.Err.Error(),
-	}
-	if !r.Claimed.IsZero() {
-		rec.Detail = "claimed " + r.Claimed.String() + ": " + rec.Detail
-	}
-	if err := p.audit.Enqueue(rec); err != nil {
-		// The connection is refused all the same.
-		p.log.Error("handshake refused and not recorded", slog.String("peer", rec.GetPeerAddress()), slog.Any("error", err))
-		return
-	}
-	p.log.Info("handshake refused", slog.String("peer", rec.GetPeerAddress()), slog.String("detail", rec.GetDetail()))
 }
 
 // event records something that happened to the server.

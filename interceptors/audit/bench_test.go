@@ -52,3 +52,18 @@ func BenchmarkVerify(b *testing.B) {
 	}
 	b.ReportMetric(float64(50_000*b.N)/b.Elapsed().Seconds(), "records/s")
 }
+
+func BenchmarkOpen(b *testing.B) {
+	dir := filepath.Join(b.TempDir(), "audit")
+	l := open(b, audit.Config{Dir: dir, Queue: 50_000})
+	for i := range 50_000 {
+		if err := l.Enqueue(call(i)); err != nil {
+			b.Fatal(err)
+		}
+	}
+	closed(b, l)
+	for b.Loop() {
+		closed(b, open(b, audit.Config{Dir: dir}))
+	}
+	b.ReportMetric(float64(50_000*b.N)/b.Elapsed().Seconds(), "records/s")
+}

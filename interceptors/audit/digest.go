@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/hmac"
 	"crypto/sha256"
+	"encoding/binary"
 	"fmt"
 	stdhash "hash"
 	"sync"
@@ -20,8 +21,9 @@ type Digester struct{ pool sync.Pool }
 
 // Digest is one HMAC-SHA256 in the making. It is used by one goroutine.
 type Digest struct {
-	mac   stdhash.Hash
-	owner *Digester
+	mac     stdhash.Hash
+	owner   *Digester
+	scratch [64]byte
 }
 
 // NewDigester returns a Digester under the key, which has at least 32 bytes. It
@@ -41,6 +43,22 @@ func (d *Digester) New() *Digest { return d.pool.Get().(*Digest) }
 
 // Write adds p. It never returns an error.
 func (d *Digest) Write(p []byte) (int, error) { return d.mac.Write(p) }
+
+// Uint64 adds v as eight bytes.
+func (d *Digest) Uint64(v uint64) {
+	d.mac.Write(binary.LittleEndian.AppendUint64(d.scratch[:0], v))
+}
+
+// String adds the length of s and its bytes, so that strings in sequence cannot
+// be taken for others.
+func (d *Digest) String(s string) {
+	d.Uint64(uint64(len(s)))
+	for len(s) > 0 {
+		n := copy(d.scratch[:], s)
+		d.mac.Write(d.scratch[:n])
+		s = s[n:]
+	}
+}
 
 // Sum appends the 32 bytes of the digest of what was written to b.
 func (d *Digest) Sum(b []byte) []byte { return d.mac.Sum(b) }

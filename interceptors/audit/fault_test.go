@@ -1,6 +1,7 @@
 package audit_test
 
 import (
+	"bytes"
 	"errors"
 	"math"
 	"os"
@@ -159,6 +160,30 @@ func TestRotationFails(t *testing.T) {
 		if report := verify(t, cfg.Dir); report.Segments != n || l.Stats().Segments != n {
 			t.Errorf("%d segments, %d in stats, want %d", report.Segments, l.Stats().Segments, n)
 		}
+	})
+}
+
+// A file in the next segment's place is evidence of something, not room.
+func TestNextSegmentIsThereAlready(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := filepath.Join(t.TempDir(), "audit")
+		l := open(t, audit.Config{Dir: dir, SegmentBytes: 100})
+		appendCalls(t, l, 1, 1)
+		next := filepath.Join(dir, "00000000000000000002.log")
+		foreign := make([]byte, 200)
+		writeFile(t, next, foreign)
+		unavailable(t, l, "refused", audit.ErrUnavailable)
+		time.Sleep(3 * audit.ProbeInterval)
+		if got := readFile(t, next); !bytes.Equal(got, foreign) {
+			t.Errorf("the file was overwritten, it has %d bytes", len(got))
+		}
+		if err := os.Remove(next); err != nil {
+			t.Fatal(err)
+		}
+		recovered(t, l)
+		appendCalls(t, l, 2, 2)
+		closed(t, l)
+		verify(t, dir)
 	})
 }
 

@@ -131,20 +131,29 @@ func TestOneCommitForAllWhoWait(t *testing.T) {
 
 func TestCommitIsBounded(t *testing.T) {
 	// Seven records of 1 MiB each cannot be one commit of at most 4 MiB.
-	dir := filepath.Join(t.TempDir(), "audit")
-	l := open(t, audit.Config{Dir: dir})
-	big := call(1)
-	big.Detail = strings.Repeat("x", audit.MaxRecord-1024)
-	for range 7 {
-		if err := l.Enqueue(big); err != nil {
+	synctest.Test(t, func(t *testing.T) {
+		var d disk
+		cfg := audit.Config{Dir: filepath.Join(t.TempDir(), "audit")}
+		l := open(t, cfg.WithSync(d.sync))
+		release := d.block()
+		if err := l.Enqueue(call(0)); err != nil {
 			t.Fatal(err)
 		}
-	}
-	closed(t, l)
-	if s := l.Stats(); s.Records != 7 || s.Commits < 2 {
-		t.Errorf("%d records in %d commits, want 7 in at least 2", s.Records, s.Commits)
-	}
-	verify(t, dir)
+		synctest.Wait() // it is at the disk
+		big := call(1)
+		big.Detail = strings.Repeat("x", audit.MaxRecord-1024)
+		for range 7 {
+			if err := l.Enqueue(big); err != nil {
+				t.Fatal(err)
+			}
+		}
+		close(release)
+		closed(t, l)
+		if s := l.Stats(); s.Records != 8 || s.Commits != 3 {
+			t.Errorf("%d records in %d commits, want 8 in 3: one, four, three", s.Records, s.Commits)
+		}
+		verify(t, cfg.Dir)
+	})
 }
 
 func TestRecordTooLarge(t *testing.T) {

@@ -90,7 +90,7 @@ func (r *reader) decode(raw []byte) (*auditv1.Record, error) {
 	record := new(auditv1.Record)
 	if err := proto.Unmarshal(raw, record); err != nil || record.GetSequence() != r.seq {
 		size := int64(prefixSize + len(r.frame))
-		return nil, &TamperError{File: r.path, Offset: r.off - size, Sequence: r.seq, Reason: "record does not decode"}
+		return nil, &TamperError{File: r.path, Offset: r.off - size, Sequence: r.seq, Reason: "record does not decode to one with this sequence"}
 	}
 	return record, nil
 }

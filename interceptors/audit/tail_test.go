@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -177,6 +178,18 @@ func refused(t *testing.T, dir string) {
 	if diff := cmp.Diff(before, contents(t, dir)); diff != "" {
 		t.Errorf("Open changed the directory (-before +after):\n%s", diff)
 	}
+}
+
+// A killed process may leave whole records that no sync has confirmed. They
+// are part of the log again only once they are on disk.
+func TestOpenSyncsWhatItFinds(t *testing.T) {
+	cfg := audit.Config{Dir: newLog(t, 3, 0)}
+	var d disk
+	d.fail(syscall.EIO, ".log")
+	if _, err := audit.Open(cfg.WithSync(d.sync)); !errors.Is(err, syscall.EIO) {
+		t.Errorf("Open: %v, want EIO", err)
+	}
+	closed(t, open(t, cfg)) // and it did not stay locked
 }
 
 // A crash while a segment is created leaves a file without its name.

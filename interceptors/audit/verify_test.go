@@ -199,6 +199,18 @@ func TestTampering(t *testing.T) {
 			r[0] = 0xff
 			writeFile(t, path, rehash(b, [][]byte{r}))
 		}, names[3], 10},
+		{"sequence of the last record changed, its hash made to fit", func(t *testing.T, dir string) {
+			path := filepath.Join(dir, names[3])
+			b := readFile(t, path)
+			r := recordOf(frames(b)[0])
+			r[len(r)-1]++
+			writeFile(t, path, rehash(b, [][]byte{r}))
+		}, names[3], 10},
+		{"record that does not decode to its sequence, hashes made to fit", func(t *testing.T, dir string) {
+			path := filepath.Join(dir, names[3])
+			// A call id that ends with what a sequence looks like.
+			writeFile(t, path, rehash(readFile(t, path), [][]byte{{0x2a, 0x02, 0x08, 10}}))
+		}, names[3], 10},
 		{"byte cut out of a record", func(t *testing.T, dir string) {
 			path := filepath.Join(dir, names[0])
 			b := readFile(t, path)

@@ -33,7 +33,7 @@ func (w *writer) commit(frames []byte, seq uint64, sum hash) error {
 	if err := w.check(); err != nil {
 		return err
 	}
-	if w.size >= w.limit && w.seq >= w.first {
+	if w.size >= w.limit {
 		if err := w.rotate(); err != nil {
 			return err
 		}

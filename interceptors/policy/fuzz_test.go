@@ -111,7 +111,7 @@ func (d drawer) request() policy.Request {
 	return policy.Request{
 		Caller:  spiffeid.RequireFromString(d.id(4)),
 		Address: netip.MustParseAddr(d.one("10.1.1.1", "10.1.2.3", "10.2.0.0", "192.0.2.1", "::ffff:10.1.1.1", "fe80::1%eth0", "2001:db8::1")),
-		Action:  policy.Action(d.IntN(6)), //nolint:gosec // small
+		Action:  policy.Action(d.IntN(6)),
 		Model:   d.model(),
 	}
 }

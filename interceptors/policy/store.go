@@ -15,7 +15,7 @@ import (
 )
 
 // maxFileBytes is the largest policy file that is read.
-const maxFileBytes = 64 << 20
+const maxFileBytes = 32 << 20
 
 // Event tells of a reload that changed something or was refused.
 type Event struct {

@@ -113,7 +113,7 @@ func TestNewStoreRefusesABadFile(t *testing.T) {
 	if _, err := policy.NewStore(path, log, nil); err == nil || !strings.Contains(err.Error(), path) {
 		t.Errorf("a fault that Compile finds does not name the file: %v", err)
 	}
-	if err := os.Truncate(path, 64<<20+1); err != nil {
+	if err := os.Truncate(path, 32<<20+1); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := policy.NewStore(path, log, nil); err == nil || !strings.Contains(err.Error(), "larger") {

@@ -55,7 +55,7 @@ func (ix *Index) nearestBinding(r Request) (index int, pattern string) {
 	least := len(id)/3 + 1
 	for i, b := range ix.policy.GetBindings() {
 		for _, caller := range b.GetCallers() {
-			if n := edits(caller, id); n < least {
+			if n := edits(caller, id, least); n < least {
 				least, index, pattern = n, i, caller
 			}
 		}
@@ -72,7 +72,7 @@ func (ix *Index) nearestModel(r Request) (pattern string) {
 				continue
 			}
 			for _, model := range rule.GetModels() {
-				if n := edits(model, r.Model); n < least {
+				if n := edits(model, r.Model, least); n < least {
 					least, pattern = n, model
 				}
 			}
@@ -81,8 +81,12 @@ func (ix *Index) nearestModel(r Request) (pattern string) {
 	return pattern
 }
 
-// edits is the Levenshtein distance of a and b in bytes.
-func edits(a, b string) int {
+// edits is the Levenshtein distance of a and b in bytes, or enough if their
+// lengths alone make it that.
+func edits(a, b string, enough int) int {
+	if max(len(a)-len(b), len(b)-len(a)) >= enough {
+		return enough
+	}
 	row := make([]int, len(b)+1)
 	for j := range row {
 		row[j] = j

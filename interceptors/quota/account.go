@@ -1,6 +1,9 @@
 package quota
 
-import "time"
+import (
+	"math"
+	"time"
+)
 
 // name is whom an account belongs to.
 type name struct{ caller, key string }
@@ -17,8 +20,10 @@ type account struct {
 	// fullAt orders the shard's heap. It is never later than full, but may be
 	// earlier: what is taken does not move it; it is corrected when it comes up.
 	fullAt time.Duration
-	index  int // in the heap; -1 once forgotten
+	index  int // in the heap; gone once forgotten
 }
+
+const gone = math.MaxInt
 
 func newAccount(n name, limits Limits, now time.Duration) *account {
 	return &account{

@@ -24,6 +24,7 @@ func BenchmarkReserve(b *testing.B) {
 				}
 			}
 			b.ReportAllocs()
+			b.ResetTimer()
 			var start atomic.Int64
 			b.RunParallel(func(pb *testing.PB) {
 				for i := start.Add(7919); pb.Next(); i++ {

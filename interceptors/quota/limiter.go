@@ -113,28 +113,6 @@ func (l *Limiter) Reserve(caller, key string, limits Limits, rows int64) (Reserv
 	return Reservation{shard: s, account: a, rows: rows}, nil
 }
 
-// Reservation is what Reserve took. It is a value; only one copy may be used to
-// refund. The zero value holds nothing.
-type Reservation struct {
-	shard   *shard
-	account *account
-	rows    int64 // not refunded yet
-}
-
-// Refund gives rows back that were reserved and not run, up to those reserved
-// and to the burst. The request stays paid for.
-func (r *Reservation) Refund(rows int64) {
-	rows = min(rows, r.rows)
-	if rows <= 0 {
-		return
-	}
-	r.rows -= rows
-	r.shard.mu.Lock()
-	defer r.shard.mu.Unlock()
-	r.account.rows.tokens += float64(rows)
-	r.shard.moved(r.account)
-}
-
 // Stats is what a Limiter keeps account of.
 type Stats struct {
 	// Callers is the number of accounts.

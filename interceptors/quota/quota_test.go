@@ -223,6 +223,9 @@ func TestStreams(t *testing.T) {
 	}
 	first.Close()
 	first.Close() // must not make room for another
+	if got := l.Stats().Streams; got != 2 {
+		t.Errorf("%d streams, want 2", got)
+	}
 	open("a")
 	if _, err := l.OpenStream("a", "role", typical); err == nil {
 		t.Error("closing a stream twice made room for two")

@@ -1,5 +1,27 @@
 package quota
 
+// Reservation is what Reserve took. It is a value; only one copy may be used to
+// refund. The zero value holds nothing.
+type Reservation struct {
+	shard   *shard
+	account *account
+	rows    int64 // neither spent nor refunded
+}
+
+// Refund gives rows back that were reserved and not run, up to those reserved
+// and to the burst. The request stays paid for.
+func (r *Reservation) Refund(rows int64) {
+	rows = min(rows, r.rows)
+	if rows <= 0 {
+		return
+	}
+	r.rows -= rows
+	r.shard.mu.Lock()
+	defer r.shard.mu.Unlock()
+	r.account.rows.tokens += float64(rows)
+	r.shard.moved(r.account)
+}
+
 // Rows are the rows that are neither spent nor refunded.
 func (r *Reservation) Rows() int64 { return r.rows }
 

@@ -53,7 +53,7 @@ func (s *shard) open(n name, limits Limits, now time.Duration) (*account, error)
 // moved puts the account where it belongs in the heap. It must be called after
 // a change that may have made the account full earlier.
 func (s *shard) moved(a *account) {
-	if a.index < 0 {
+	if a.index == gone {
 		return // a reservation has outlived its account, which was full
 	}
 	a.fullAt = a.full()
@@ -72,7 +72,7 @@ func (s *shard) forget(then time.Duration) {
 		switch {
 		case first.fullAt <= then:
 			heap.Remove(&s.byFull, first.index)
-			first.index = -1
+			first.index = gone
 			delete(s.accounts, first.name)
 			s.forgotten++
 		case s.byFull[0] == first:

@@ -29,7 +29,8 @@ func refusal(err error) error {
 	case errors.Is(err, model.ErrOverloaded):
 		return &interceptors.Refusal{Reason: interceptors.Overloaded, Cause: err, RetryAfter: retryOverloaded}
 	case errors.Is(err, model.ErrInvalidInput):
-		return &interceptors.Refusal{Reason: interceptors.ContractViolated, Cause: err}
+		// The error's text can hold values of the inputs, which are not recorded.
+		return interceptors.Refuse(interceptors.ContractViolated, "the graph cannot run on these inputs")
 	case errors.As(err, &violated):
 		r := &interceptors.Refusal{Reason: interceptors.ContractViolated}
 		for _, v := range violated.Violations {

@@ -1,7 +1,6 @@
 package inference
 
 import (
-	"encoding/binary"
 	"maps"
 	"slices"
 
@@ -52,14 +51,14 @@ func (s *Service) describePredict(m proto.Message) interceptors.Subject {
 	return interceptors.Subject{
 		Model:  r.GetModel(),
 		Rows:   claimedRows(r.GetInputs()),
-		Inputs: digestOf(r.GetInputs()),
+		Inputs: inputs(r.GetInputs()),
 	}
 }
 
 func describeStream(m proto.Message) interceptors.Subject {
 	r, _ := m.(*inferencev1.PredictStreamRequest)
 	if batch := r.GetBatch(); batch != nil {
-		return interceptors.Subject{Rows: claimedRows(batch.GetInputs()), Inputs: digestOf(batch.GetInputs())}
+		return interceptors.Subject{Rows: claimedRows(batch.GetInputs()), Inputs: inputs(batch.GetInputs())}
 	}
 	return interceptors.Subject{Model: r.GetOpen().GetModel()}
 }
@@ -79,34 +78,37 @@ func claimedRows(inputs map[string]*inferencev1.Tensor) int64 {
 	return rows
 }
 
-// digestOf writes the canonical form of the inputs: in the order of their
-// names, each with its name, type, shape and elements, so that the same values
-// have the same digest however they were sent. Tensors that cannot be decoded
-// are left out; their request is refused.
-func digestOf(inputs map[string]*inferencev1.Tensor) func(*audit.Digest) {
-	return func(d *audit.Digest) {
-		var header []byte
-		for _, name := range slices.Sorted(maps.Keys(inputs)) {
-			t, err := decodeTensor(inputs[name])
-			if err != nil {
-				continue
-			}
-			header = binary.LittleEndian.AppendUint64(header[:0], uint64(len(name)))
-			header = append(header, name...)
-			header = append(header, byte(t.DType))
-			header = binary.LittleEndian.AppendUint64(header, uint64(len(t.Shape)))
-			for _, dim := range t.Shape {
-				header = binary.LittleEndian.AppendUint64(header, uint64(dim)) //nolint:gosec // not negative
-			}
-			_, _ = d.Write(header)
-			_, _ = d.Write(t.Data)
-			if t.DType == model.String {
-				for _, s := range t.Strings {
-					header = binary.LittleEndian.AppendUint64(header[:0], uint64(len(s)))
-					header = append(header, s...)
-					_, _ = d.Write(header)
-				}
-			}
+// inputs are the inputs of a request.
+type inputs map[string]*inferencev1.Tensor
+
+// DigestTo writes the inputs in the order of their names, each with its name,
+// type, shape and elements. Tensors that cannot be decoded are left out; their
+// request is refused.
+func (in inputs) DigestTo(d *audit.Digest) {
+	if len(in) == 1 {
+		for name, t := range in {
+			digestTensor(d, name, t)
 		}
+		return
+	}
+	for _, name := range slices.Sorted(maps.Keys(in)) {
+		digestTensor(d, name, in[name])
+	}
+}
+
+func digestTensor(d *audit.Digest, name string, p *inferencev1.Tensor) {
+	var t model.Tensor
+	if err := decodeInto(&t, p); err != nil {
+		return
+	}
+	d.String(name)
+	d.Uint64(uint64(t.DType))
+	d.Uint64(uint64(len(t.Shape)))
+	for _, dim := range t.Shape {
+		d.Uint64(uint64(dim)) //nolint:gosec // not negative
+	}
+	_, _ = d.Write(t.Data)
+	for _, s := range t.Strings {
+		d.String(s)
 	}
 }

@@ -80,17 +80,23 @@ func (e *fieldError) Error() string { return e.field + ": " + e.description }
 // and strings are shared with t, the rest is converted. The error is a
 // *fieldError.
 func decodeTensor(t *inferencev1.Tensor) (*model.Tensor, error) {
+	out := new(model.Tensor)
+	return out, decodeInto(out, t)
+}
+
+// decodeInto is decodeTensor into an empty tensor.
+func decodeInto(out *model.Tensor, t *inferencev1.Tensor) error {
 	if t == nil {
-		return nil, &fieldError{"", "a tensor is required"}
+		return &fieldError{"", "a tensor is required"}
 	}
 	p := t.GetDataType()
 	if p <= 0 || int(p) >= len(dtypes) {
-		return nil, &fieldError{"data_type", "must be one of the defined types"}
+		return &fieldError{"data_type", "must be one of the defined types"}
 	}
-	out := &model.Tensor{DType: dtypes[p], Shape: t.GetShape()}
+	out.DType, out.Shape = dtypes[p], t.GetShape()
 	n := model.Elements(out.Shape)
 	if n < 0 {
-		return nil, &fieldError{"shape", "must not be negative or too large"}
+		return &fieldError{"shape", "must not be negative or too large"}
 	}
 	typed := typedField(out.DType)
 	filled := ""
@@ -100,17 +106,17 @@ func decodeTensor(t *inferencev1.Tensor) (*model.Tensor, error) {
 			continue
 		}
 		if filled != "" {
-			return nil, &fieldError{e.name, "elements are also given in " + filled + "; give them once"}
+			return &fieldError{e.name, "elements are also given in " + filled + "; give them once"}
 		}
 		filled = e.name
 		if e.name == "raw" && out.DType != model.String {
 			continue
 		}
 		if e.name != typed {
-			return nil, &fieldError{e.name, fmt.Sprintf("the elements of a %s tensor belong into %s", out.DType, typed)}
+			return &fieldError{e.name, fmt.Sprintf("the elements of a %s tensor belong into %s", out.DType, typed)}
 		}
 		if int64(l) != n {
-			return nil, &fieldError{e.name, fmt.Sprintf("the shape needs %d elements, got %d", n, l)}
+			return &fieldError{e.name, fmt.Sprintf("the shape needs %d elements, got %d", n, l)}
 		}
 	}
 	if out.DType == model.String {
@@ -118,15 +124,15 @@ func decodeTensor(t *inferencev1.Tensor) (*model.Tensor, error) {
 	} else if filled == "raw" {
 		out.Data = t.GetRaw()
 	} else if err := decodeTyped(t, out, filled); err != nil {
-		return nil, err
+		return err
 	}
 	if err := out.Validate(); err != nil {
 		if filled == "" {
 			filled = typed
 		}
-		return nil, &fieldError{filled, err.Error()}
+		return &fieldError{filled, err.Error()}
 	}
-	return out, nil
+	return nil
 }
 
 // decodeTyped converts the elements of the typed fields to bytes.

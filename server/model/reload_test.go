@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -228,30 +229,32 @@ func TestLoanOutlivesModel(t *testing.T) {
 }
 
 func TestCloseWaitsForLoans(t *testing.T) {
-	d := newDir(t)
-	d.put("a/1/model.onnx", artifact("a"))
-	r := d.open(&loader{}, model.Config{})
-	v, err := r.Acquire("a", 1)
-	d.must(err)
+	synctest.Test(t, func(t *testing.T) {
+		d := newDir(t)
+		d.put("a/1/model.onnx", artifact("a"))
+		r := d.open(&loader{}, model.Config{})
+		v, err := r.Acquire("a", 1)
+		d.must(err)
 
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if err := r.Close(ctx); !errors.Is(err, context.Canceled) {
-		t.Errorf("closed under a loan: %v", err)
-	}
-	if _, err := v.Runner.Run(t.Context(), nil, nil); err != nil {
-		t.Error(err)
-	}
-	v.Release()
-	d.must(r.Close(t.Context()))
-	<-v.Runner.(*runner).closed
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := r.Close(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("closed under a loan: %v", err)
+		}
+		if _, err := v.Runner.Run(t.Context(), nil, nil); err != nil {
+			t.Error(err)
+		}
+		v.Release()
+		d.must(r.Close(t.Context()))
+		<-v.Runner.(*runner).closed
 
-	if _, err := r.Acquire("a", 1); !errors.Is(err, model.ErrNotReady) {
-		t.Errorf("got %v", err)
-	}
-	if err := r.Reload(t.Context()); err == nil {
-		t.Error("a closed repository was loaded")
-	}
+		if _, err := r.Acquire("a", 1); !errors.Is(err, model.ErrNotReady) {
+			t.Errorf("got %v", err)
+		}
+		if err := r.Reload(t.Context()); err == nil {
+			t.Error("a closed repository was loaded")
+		}
+	})
 }
 
 // Callers run a model while it is replaced, removed and added again: no run

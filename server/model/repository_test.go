@@ -26,6 +26,7 @@ type loader struct {
 	loads atomic.Int64
 	open  sync.WaitGroup
 	fault atomic.Pointer[error] // what Load returns, if it is set
+	then  func()                // called after each load, if it is set
 }
 
 type runner struct {
@@ -42,6 +43,9 @@ func (l *loader) Load(artifact []byte) (model.Runner, error) {
 	}
 	if strings.Contains(string(artifact), "unloadable") {
 		return nil, errors.New("the graph is wrong")
+	}
+	if l.then != nil {
+		defer l.then()
 	}
 	l.open.Add(1)
 	return &runner{sig: signature(model.Float32, mat), loader: l, closed: make(chan struct{})}, nil
@@ -117,7 +121,7 @@ func (d dir) must(err error) {
 	}
 }
 
-// repository opens d; when the test ends every runner must be closed.
+// open opens d; when the test ends every runner must be closed.
 func (d dir) open(l *loader, cfg model.Config) *model.Repository {
 	d.Helper()
 	cfg.Directory = d.path
@@ -222,6 +226,22 @@ func TestOpenFails(t *testing.T) {
 			}
 		})
 	}
+}
+
+// What was loaded before the context ended is closed.
+func TestOpenInterrupted(t *testing.T) {
+	d := newDir(t)
+	d.put("a/1/model.onnx", artifact("a"))
+	d.put("b/1/model.onnx", artifact("b"))
+	ctx, cancel := context.WithCancel(t.Context())
+	l := &loader{then: cancel}
+	if _, err := model.Open(ctx, model.Config{Directory: d.path}, l, slog.New(slog.DiscardHandler)); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+	if n := l.loads.Load(); n != 1 {
+		t.Errorf("%d loads", n)
+	}
+	l.open.Wait()
 }
 
 // Each of these files cannot be used; the model beside it can.

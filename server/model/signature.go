@@ -36,7 +36,7 @@ type Runner interface {
 	// checked against the signature; they are read, not kept. The outputs named
 	// are returned, all if none is named; the caller owns them. When ctx ends
 	// the run is terminated and ctx's error returned. ErrOverloaded if the run
-	// could not even wait for its turn.
+	// could not even wait for its turn, ErrInvalidInput if the inputs do not fit.
 	Run(ctx context.Context, inputs map[string]*Tensor, outputs []string) (map[string]*Tensor, error)
 	// Close frees the artefact. No Run may be going on or begin afterwards.
 	Close() error
@@ -57,6 +57,7 @@ var ErrNotFound = errors.New("model not found")
 // ErrNotReady says that a model exists but cannot be run now.
 var ErrNotReady = errors.New("model not ready")
 
-// ErrInvalidInput says that inputs passed the contract, but the graph could not
-// go on with them: an index out of range, lengths that do not go together.
-var ErrInvalidInput = errors.New("the model cannot run on these inputs")
+// ErrInvalidInput says that inputs passed the contract, but the graph cannot go
+// on with them: an index out of range, lengths that do not go together. Its text
+// can hold values of the inputs.
+var ErrInvalidInput = errors.New("invalid input")

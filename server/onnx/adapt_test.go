@@ -88,8 +88,8 @@ func TestSequenceOfTensors(t *testing.T) {
 				t.Error(diff)
 			}
 			c := sample(dtype, 3)
-			if _, err := m.Run(t.Context(), tensors{"a": &a, "b": c}, nil); !errors.Is(err, onnx.ErrInvalidInput) {
-				t.Errorf("tensors of two lengths: got %v, want %v", err, onnx.ErrInvalidInput)
+			if _, err := m.Run(t.Context(), tensors{"a": &a, "b": c}, nil); !errors.Is(err, model.ErrInvalidInput) {
+				t.Errorf("tensors of two lengths: got %v, want %v", err, model.ErrInvalidInput)
 			}
 		})
 	}

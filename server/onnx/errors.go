@@ -5,15 +5,13 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+
+	"github.com/sallyport/sallyport/server/model"
 )
 
-// ErrInvalidInput says that the inputs of a Run do not fit the model: they are
-// not what its signature asks for, or the graph could not go on with them (an
-// index out of range, lengths that do not go together).
-var ErrInvalidInput = errors.New("invalid input")
-
+// invalid wraps model.ErrInvalidInput.
 func invalid(format string, args ...any) error {
-	return fmt.Errorf("%w: %s", ErrInvalidInput, fmt.Sprintf(format, args...))
+	return fmt.Errorf("%w: %s", model.ErrInvalidInput, fmt.Sprintf(format, args...))
 }
 
 // sourceLocation is where in its own source, on its builder's machine, ONNX

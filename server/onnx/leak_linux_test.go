@@ -44,9 +44,9 @@ func TestNoNativeMemoryIsLost(t *testing.T) {
 		{sum, tensors{"x": sample(model.Float32, 500), "z": sample(model.Float32, 500)}, nil},
 		{loop, rounds(2), nil},
 		// The run fails, with outputs half made.
-		{sum, tensors{"x": sample(model.Float32, 500), "z": sample(model.Float32, 400)}, onnx.ErrInvalidInput},
+		{sum, tensors{"x": sample(model.Float32, 500), "z": sample(model.Float32, 400)}, model.ErrInvalidInput},
 		// The second input fails when the first is made.
-		{sequence, tensors{"x": words([]int64{2}, "a", long), "z": words([]int64{1}, "\x00")}, onnx.ErrInvalidInput},
+		{sequence, tensors{"x": words([]int64{2}, "a", long), "z": words([]int64{1}, "\x00")}, model.ErrInvalidInput},
 	}
 	run := func(n int) {
 		for i := range n {

@@ -35,7 +35,7 @@ func (r *runner) Close() error {
 }
 
 // Run is as model.Runner says. A run that is to end does so at its next node:
-// ONNX Runtime does not look up within one. Its errors are ErrInvalidInput where
+// ONNX Runtime does not look up within one. Its errors are model.ErrInvalidInput where
 // the inputs are at fault.
 func (r *runner) Run(ctx context.Context, inputs map[string]*model.Tensor, names []string) (map[string]*model.Tensor, error) {
 	if err := r.check(inputs, names); err != nil {

@@ -186,8 +186,8 @@ func TestInvalidInput(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			m := load(t, onnxtest.Open(t), test.graph)
 			out, err := m.Run(t.Context(), test.inputs, test.outputs)
-			if !errors.Is(err, onnx.ErrInvalidInput) {
-				t.Fatalf("got %v and %v, want %v", out, err, onnx.ErrInvalidInput)
+			if !errors.Is(err, model.ErrInvalidInput) {
+				t.Fatalf("got %v and %v, want %v", out, err, model.ErrInvalidInput)
 			}
 			if text := err.Error(); !strings.Contains(text, test.want) || strings.ContainsAny(text, "\n") || strings.Contains(text, "/onnx") {
 				t.Errorf("got %q, want one line with %q and no path", text, test.want)
@@ -200,8 +200,8 @@ func TestLackOfMemoryIsNotTheInputsFault(t *testing.T) {
 	m := load(t, onnxtest.Open(t),
 		one("ConstantOfShape", tensorOf(graph.Float, -1), value("n", tensorOf(graph.Int64, -1))))
 	_, err := m.Run(t.Context(), tensors{"n": ints([]int64{1}, 1<<45)}, nil)
-	if err == nil || errors.Is(err, onnx.ErrInvalidInput) {
-		t.Errorf("got %v, want another error than %v", err, onnx.ErrInvalidInput)
+	if err == nil || errors.Is(err, model.ErrInvalidInput) {
+		t.Errorf("got %v, want another error than %v", err, model.ErrInvalidInput)
 	}
 }
 

@@ -115,7 +115,7 @@ func (r *Runtime) Close() error {
 //     class. One more output, with ".labels" after the name, has the classes in
 //     the order of the columns; it is the same for every run.
 //   - A sequence of tensors is one tensor with a row each. A run in which they
-//     differ in shape is ErrInvalidInput.
+//     differ in shape is model.ErrInvalidInput.
 //
 // An output whose rank the model does not declare has no dimensions in the
 // signature, like a scalar.

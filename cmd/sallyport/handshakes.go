@@ -1,0 +1,100 @@
+package main
+
+import (
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+	"sync/atomic"
+
+	"golang.org/x/time/rate"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	auditv1 "github.com/sallyport/sallyport/gen/go/sallyport/audit/v1"
+	"github.com/sallyport/sallyport/identity"
+	"github.com/sallyport/sallyport/interceptors"
+	"github.com/sallyport/sallyport/interceptors/audit"
+	"github.com/sallyport/sallyport/server"
+)
+
+// Refused handshakes cost whoever makes them next to nothing. Past this many a
+// second they are counted, and the next record says how many there were: else
+// a stranger could fill the disk.
+const (
+	handshakeRecords = 20
+	handshakeBurst   = 500
+)
+
+// maxHandshakeDetail bounds a text that holds names the peer chose.
+const maxHandshakeDetail = 1 << 10
+
+// handshakes records connections that did not come to be.
+type handshakes struct {
+	audit   *audit.Log
+	metrics *server.Metrics
+	log     *slog.Logger
+	limit   *rate.Limiter
+	skipped atomic.Uint64
+}
+
+func newHandshakes(log *audit.Log, metrics *server.Metrics, logger *slog.Logger) *handshakes {
+	return &handshakes{audit: log, metrics: metrics, log: logger, limit: rate.NewLimiter(handshakeRecords, handshakeBurst)}
+}
+
+// refused is told by the credentials of each refused handshake. It does not
+// block.
+func (h *handshakes) refused(r identity.Refusal) {
+	h.metrics.HandshakeRefused()
+	if !h.limit.Allow() {
+		h.skipped.Add(1)
+		return
+	}
+	detail := r.Err.Error()
+	if !r.Claimed.IsZero() {
+		detail = "claimed " + r.Claimed.String() + ": " + detail
+	}
+	if n := h.skipped.Swap(0); n > 0 {
+		detail = fmt.Sprintf("after %d more that were not recorded: %s", n, detail)
+	}
+	rec := &auditv1.Record{
+		Kind:        auditv1.Kind_KIND_HANDSHAKE,
+		Time:        timestamppb.Now(),
+		PeerAddress: r.Peer.String(),
+		Code:        uint32(codes.Unauthenticated),
+		Reason:      handshakeReason(r),
+		Detail:      strings.ToValidUTF8(detail[:min(len(detail), maxHandshakeDetail)], "?"),
+	}
+	attrs := []any{slog.String("peer", rec.GetPeerAddress()), slog.String("reason", rec.GetReason()), slog.String("detail", rec.GetDetail())}
+	if err := h.audit.Enqueue(rec); err != nil {
+		// The connection is refused all the same.
+		h.log.Error("handshake refused and not recorded", append(attrs, slog.Any("error", err))...)
+		return
+	}
+	h.log.Info("handshake refused", attrs...)
+}
+
+// blockedError is why a verified caller was not let in.
+type blockedError struct{ detail string }
+
+func (e *blockedError) Error() string { return e.detail }
+
+// handshakeReason is the reason on record. A peer that just left, as a health
+// check over bare TCP does, did not finish; all others were rejected.
+func handshakeReason(r identity.Refusal) string {
+	var invalid x509.CertificateInvalidError
+	var blocked *blockedError
+	switch {
+	case errors.As(r.Err, &blocked):
+		return string(interceptors.CallerBlocked)
+	case errors.As(r.Err, &invalid) && invalid.Reason == x509.Expired:
+		return string(interceptors.IdentityExpired)
+	case errors.Is(r.Err, io.EOF):
+		return "HANDSHAKE_UNFINISHED"
+	case r.Claimed.IsZero():
+		return string(interceptors.IdentityMissing)
+	}
+	return "IDENTITY_REJECTED"
+}

@@ -1,0 +1,56 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(leakFree{m}, map[string]func(){"sallyport": main})
+}
+
+// leakFree runs the tests and fails if goroutines are left.
+type leakFree struct{ tests *testing.M }
+
+func (l leakFree) Run() int {
+	code := l.tests.Run()
+	if err := goleak.Find(); code == 0 && err != nil {
+		_, _ = fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return code
+}
+
+// TestScripts runs the transcripts in testdata against the real binary. With
+// UPDATE_GOLDEN set, what they compare with becomes what was printed.
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata",
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+		UpdateScripts:       os.Getenv("UPDATE_GOLDEN") != "",
+		Setup: func(env *testscript.Env) error {
+			env.Setenv("SALLYPORT_SERVER", "")
+			env.Setenv("SPIFFE_ENDPOINT_SOCKET", "")
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			// auditlog DIR: write an audit log, the same bytes every time.
+			"auditlog": func(ts *testscript.TestScript, _ bool, args []string) {
+				ts.Check(appendLog(ts.MkAbs(args[0]), sampleRecords()...))
+			},
+			// flip FILE: change one bit in the middle of a file.
+			"flip": func(ts *testscript.TestScript, _ bool, args []string) {
+				name := ts.MkAbs(args[0])
+				data, err := os.ReadFile(name) //nolint:gosec // a file of the test
+				ts.Check(err)
+				data[len(data)/2] ^= 1
+				ts.Check(os.WriteFile(name, data, 0o600))
+			},
+		},
+	})
+}

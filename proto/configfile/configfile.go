@@ -1,0 +1,89 @@
+// Package configfile reads the messages of sallyport.config.v1 from YAML files:
+// strictly, with the line and the rule of what is wrong.
+package configfile
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+
+	"buf.build/go/protovalidate"
+	"buf.build/go/protoyaml"
+	"go.yaml.in/yaml/v3"
+	"google.golang.org/protobuf/proto"
+)
+
+// maxBytes is far above any configuration, a policy of 100,000 rules included.
+const maxBytes = 64 << 20
+
+// ErrEmpty says that a file has no content. It is more likely half written than
+// meant.
+var ErrEmpty = errors.New("the file is empty")
+
+// Parse reads one YAML document into m and checks it against the rules of its
+// schema. Path is only for errors, which begin with it and name each fault with
+// its line and rule. Beside what YAML and the schema refuse, Parse refuses an
+// empty file, a second document and a key that comes twice.
+func Parse(path string, data []byte, m proto.Message) error {
+	if len(data) > maxBytes {
+		return fmt.Errorf("%s: larger than %d bytes", path, maxBytes)
+	}
+	if err := checkYAML(data); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	if err := (protoyaml.UnmarshalOptions{Path: path, Validator: validator{}}).Unmarshal(data, m); err != nil {
+		return fmt.Errorf("%s is refused:\n%w", path, err)
+	}
+	return nil
+}
+
+// validator gives protovalidate the form that protoyaml wants.
+type validator struct{}
+
+func (validator) Validate(m proto.Message) error { return protovalidate.Validate(m) }
+
+// checkYAML refuses what protoyaml would read without a word: a second
+// document, which it drops; a second value for a key, which it lets win; and
+// line breaks that YAML knows and protoyaml does not count, on which it panics.
+func checkYAML(data []byte) error {
+	lines := bytes.ReplaceAll(data, []byte("\r\n"), []byte("\n"))
+	for _, lineBreak := range []string{"\r", "\u0085", "\u2028", "\u2029"} {
+		if before, _, found := bytes.Cut(lines, []byte(lineBreak)); found {
+			return fmt.Errorf("line %d: line break %+q is not supported", 1+bytes.Count(before, []byte("\n")), lineBreak)
+		}
+	}
+	decoder := yaml.NewDecoder(bytes.NewReader(data))
+	var document, second yaml.Node
+	switch err := decoder.Decode(&document); {
+	case errors.Is(err, io.EOF):
+		return ErrEmpty
+	case err != nil:
+		return err
+	case len(document.Content) == 0 || document.Content[0].Tag == "!!null":
+		return ErrEmpty
+	}
+	if err := decoder.Decode(&second); !errors.Is(err, io.EOF) {
+		return fmt.Errorf("line %d: more than one document", second.Line)
+	}
+	return checkKeys(&document)
+}
+
+func checkKeys(node *yaml.Node) error {
+	if node.Kind == yaml.MappingNode {
+		seen := make(map[string]bool, len(node.Content)/2)
+		for i := 0; i < len(node.Content); i += 2 {
+			key := node.Content[i]
+			if seen[key.Value] {
+				return fmt.Errorf("line %d: key %q comes twice", key.Line, key.Value)
+			}
+			seen[key.Value] = true
+		}
+	}
+	for _, child := range node.Content {
+		if err := checkKeys(child); err != nil {
+			return err
+		}
+	}
+	return nil
+}

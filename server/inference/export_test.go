@@ -1,0 +1,7 @@
+package inference
+
+// What the tests of tensors call.
+var (
+	DecodeTensor = decodeTensor
+	EncodeTensor = encodeTensor
+)
