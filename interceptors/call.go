@@ -87,9 +87,9 @@ func newCall(ctx context.Context, fullMethod string, peer net.Addr, now time.Tim
 // it is a name and no secret.
 func newCallID(now time.Time) string {
 	var id ulid.ULID
-	_ = id.SetTime(ulid.Timestamp(now)) // fails from the year 10889 on
-	binary.BigEndian.PutUint16(id[6:], uint16(rand.Uint32()))
-	binary.BigEndian.PutUint64(id[8:], rand.Uint64())
+	_ = id.SetTime(ulid.Timestamp(now))                       // fails from the year 10889 on
+	binary.BigEndian.PutUint16(id[6:], uint16(rand.Uint32())) //nolint:gosec // a name and no secret
+	binary.BigEndian.PutUint64(id[8:], rand.Uint64())         //nolint:gosec // a name and no secret
 	var text [ulid.EncodedSize]byte
 	_ = id.MarshalTextTo(text[:]) // fails for another size only
 	return string(text[:])

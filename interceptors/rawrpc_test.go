@@ -41,7 +41,7 @@ func (r rawRPC) call(t *testing.T, address string, creds credentials.TransportCr
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer tcp.Close()
+	defer func() { _ = tcp.Close() }()
 	conn, _, err := creds.ClientHandshake(ctx, "localhost", tcp)
 	if err != nil {
 		t.Fatal(err)

@@ -120,7 +120,7 @@ func (c *Chain) recordOf(call *Call, refusal *Refusal) *auditv1.Record {
 	setTime(&b.time, call.Start)
 	rec.Time = &b.time
 	took := c.cfg.Now().Sub(call.Start)
-	b.duration.Seconds, b.duration.Nanos = int64(took/time.Second), int32(took%time.Second) //nolint:gosec // below a second
+	b.duration.Seconds, b.duration.Nanos = int64(took/time.Second), int32(took%time.Second)
 	rec.Duration = &b.duration
 	rec.CallId = call.ID
 	rec.Method = call.FullMethod

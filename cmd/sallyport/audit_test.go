@@ -52,13 +52,13 @@ func writeLog(t testing.TB, dir string, records ...*auditv1.Record) {
 }
 
 func appendLog(dir string, records ...*auditv1.Record) (err error) {
-	log, err := audit.Open(audit.Config{Dir: dir})
+	w, err := audit.Open(audit.Config{Dir: dir})
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, log.Close()) }()
+	defer func() { err = errors.Join(err, w.Close()) }()
 	for _, r := range records {
-		if err := log.Append(context.Background(), r); err != nil {
+		if err := w.Append(context.Background(), r); err != nil {
 			return err
 		}
 	}

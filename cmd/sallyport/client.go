@@ -136,7 +136,7 @@ func checkSocket(socket string) error {
 	case u.Scheme == "unix":
 		path = u.Path
 	}
-	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) { //nolint:gosec // the path that the user named
 		return fmt.Errorf("no SPIFFE Workload API at %s: the socket does not exist; is the agent, or 'sallyport dev', running?", printable(strings.TrimPrefix(path, "unix:")))
 	}
 	return nil

@@ -46,7 +46,7 @@ func TestScripts(t *testing.T) {
 			// flip FILE: change one bit in the middle of a file.
 			"flip": func(ts *testscript.TestScript, _ bool, args []string) {
 				name := ts.MkAbs(args[0])
-				data, err := os.ReadFile(name) //nolint:gosec // a file of the test
+				data, err := os.ReadFile(name)
 				ts.Check(err)
 				data[len(data)/2] ^= 1
 				ts.Check(os.WriteFile(name, data, 0o600))

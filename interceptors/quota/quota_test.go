@@ -49,24 +49,24 @@ func reserve(t *testing.T, l *quota.Limiter, caller string, limits quota.Limits,
 }
 
 // refused is why the reservation is refused.
-func refused(t *testing.T, l *quota.Limiter, caller string, limits quota.Limits, rows int64) *quota.Exceeded {
+func refused(t *testing.T, l *quota.Limiter, caller string, limits quota.Limits, rows int64) quota.Exceeded {
 	t.Helper()
 	_, err := l.Reserve(caller, "role", limits, rows)
 	return exceeded(t, err)
 }
 
-func exceeded(t *testing.T, err error) *quota.Exceeded {
+func exceeded(t *testing.T, err error) quota.Exceeded {
 	t.Helper()
 	e, ok := errors.AsType[*quota.Exceeded](err)
 	if !ok {
 		t.Fatalf("not refused by a limit: %v", err)
 	}
-	return e
+	return *e
 }
 
-func wantExceeded(t *testing.T, got *quota.Exceeded, want quota.Exceeded) {
+func wantExceeded(t *testing.T, got, want quota.Exceeded) {
 	t.Helper()
-	if diff := cmp.Diff(want, *got); diff != "" {
+	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("refusal (-want +got):\n%s", diff)
 	}
 }

@@ -17,7 +17,7 @@ func bfloat16(b uint32) uint16 {
 	const exponent = 0x7f800000
 	if b&exponent == exponent && b&^(1<<31) != exponent {
 		// Rounding could carry a NaN's payload into an infinity; keep it quiet.
-		return uint16(b>>16) | 0x40 //nolint:gosec // the upper half is meant
+		return uint16(b>>16) | 0x40
 	}
-	return uint16((b + 0x7fff + b>>16&1) >> 16) //nolint:gosec // the upper half is meant
+	return uint16((b + 0x7fff + b>>16&1) >> 16)
 }

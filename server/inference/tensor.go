@@ -32,7 +32,7 @@ var dtypes = [...]model.DType{
 func dtypeToProto(d model.DType) inferencev1.DataType {
 	for p, dt := range dtypes {
 		if dt == d {
-			return inferencev1.DataType(p) //nolint:gosec // an index of a short array
+			return inferencev1.DataType(p)
 		}
 	}
 	return inferencev1.DataType_DATA_TYPE_UNSPECIFIED
@@ -168,7 +168,7 @@ func decodeTyped(t *inferencev1.Tensor, out *model.Tensor, filled string) error 
 		out.Data = make([]byte, len(t.GetFloatValues())*size)
 		for i, v := range t.GetFloatValues() {
 			b := math.Float32bits(v)
-			switch out.DType { //nolint:exhaustive // the three types of the field
+			switch out.DType {
 			case model.Float16:
 				putInt(out.Data[i*size:], size, uint64(float16(b)))
 			case model.BFloat16:
@@ -257,7 +257,7 @@ func encodeTensor(t *model.Tensor, raw bool) (*inferencev1.Tensor, error) {
 	case "float_values":
 		out.FloatValues = make([]float32, n)
 		for i := range n {
-			switch t.DType { //nolint:exhaustive // the three types of the field
+			switch t.DType {
 			case model.Float16:
 				out.FloatValues[i] = fromFloat16(uint16(at(i))) //nolint:gosec // two bytes wide
 			case model.BFloat16:

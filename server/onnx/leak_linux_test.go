@@ -10,7 +10,6 @@ import (
 	"testing"
 
 	"github.com/sallyport/sallyport/server/model"
-	"github.com/sallyport/sallyport/server/onnx"
 	"github.com/sallyport/sallyport/server/onnx/graph"
 	"github.com/sallyport/sallyport/server/onnx/onnxtest"
 )
