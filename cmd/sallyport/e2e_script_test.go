@@ -1,15 +1,16 @@
 package main_test
 
 import (
+	"bytes"
+	"context"
 	"errors"
 	"fmt"
-	"net/http"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strconv"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -76,7 +77,6 @@ func up(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Defer(s.kill)
 	ts.Value("servers").(map[string]*server)[dir] = s
 	ts.Setenv("SALLYPORT_SERVER", s.address)
-	ts.Setenv("ADMIN", s.admin)
 }
 
 // down DIR TERM|INT|KILL ends the server on DIR. Unless it was killed it must
@@ -102,12 +102,12 @@ func down(ts *testscript.TestScript, neg bool, args []string) {
 // get DIR PATH CODE asks the operator's listener of the server on DIR.
 func get(ts *testscript.TestScript, neg bool, args []string) {
 	need(ts, neg, len(args) == 3, "get DIR PATH CODE")
-	answer, err := http.Get("http://" + running(ts, args[0]).admin + args[1])
+	code, body, err := running(ts, args[0]).get(context.Background(), args[1])
 	ts.Check(err)
-	defer func() { _ = answer.Body.Close() }()
-	http.DefaultClient.CloseIdleConnections()
-	if got := strconv.Itoa(answer.StatusCode); got != args[2] {
-		ts.Fatalf("GET %s: %s, want %s", args[1], got, args[2])
+	_, err = io.WriteString(ts.Stdout(), body)
+	ts.Check(err)
+	if strconv.Itoa(code) != args[2] {
+		ts.Fatalf("GET %s: %d, want %s", args[1], code, args[2])
 	}
 }
 
@@ -123,9 +123,8 @@ func modes(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// run runs a program and returns its exit code.
-func run(ts *testscript.TestScript, args []string) string {
-	err := ts.Exec(args[0], args[1:]...)
+// exitCode is that of a program that was run.
+func exitCode(ts *testscript.TestScript, err error) string {
 	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
 		return strconv.Itoa(exit.ExitCode())
 	}
@@ -136,7 +135,7 @@ func run(ts *testscript.TestScript, args []string) string {
 // exits CODE PROGRAM [ARG…] demands the exit code.
 func exits(ts *testscript.TestScript, neg bool, args []string) {
 	need(ts, neg, len(args) >= 2, "exits CODE PROGRAM [ARG…]")
-	if got := run(ts, args[1:]); got != args[0] {
+	if got := exitCode(ts, ts.Exec(args[1], args[2:]...)); got != args[0] {
 		ts.Fatalf("exit code %s, want %s", got, args[0])
 	}
 }
@@ -144,12 +143,7 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 // becomes CODE PROGRAM [ARG…] runs it until it has the exit code.
 func becomes(ts *testscript.TestScript, neg bool, args []string) {
 	need(ts, neg, len(args) >= 2, "becomes CODE PROGRAM [ARG…]")
-	ts.Check(within(patience, func() error {
-		if got := run(ts, args[1:]); got != args[0] {
-			return fmt.Errorf("exit code %s, want %s", got, args[0])
-		}
-		return nil
-	}))
+	repeat(ts, args[1:], func(code, stdout string) bool { return code == args[0] })
 }
 
 // shows REGEXP PROGRAM [ARG…] runs it until its standard output matches.
@@ -157,11 +151,28 @@ func shows(ts *testscript.TestScript, neg bool, args []string) {
 	need(ts, neg, len(args) >= 2, "shows REGEXP PROGRAM [ARG…]")
 	want, err := regexp.Compile(`(?m)` + args[0])
 	ts.Check(err)
-	ts.Check(within(patience, func() error {
-		code := run(ts, args[1:])
-		if code != "0" || !want.MatchString(ts.ReadFile("stdout")) {
-			return fmt.Errorf("exit code %s and no %q in the output of %s", code, want, strings.Join(args[1:], " "))
+	repeat(ts, args[1:], func(code, stdout string) bool { return code == "0" && want.MatchString(stdout) })
+}
+
+// repeat runs a program until what came of it is as it should be. Only the last
+// run is shown.
+func repeat(ts *testscript.TestScript, args []string, good func(code, stdout string) bool) {
+	var stdout, stderr bytes.Buffer
+	err := within(patience, func() error {
+		stdout.Reset()
+		stderr.Reset()
+		cmd := exec.Command(args[0], args[1:]...)
+		cmd.Dir, cmd.Stdout, cmd.Stderr = ts.MkAbs("."), &stdout, &stderr
+		for _, name := range []string{"PATH", "HOME", "SALLYPORT_SERVER"} {
+			cmd.Env = append(cmd.Env, name+"="+ts.Getenv(name))
+		}
+		code := exitCode(ts, cmd.Run())
+		if !good(code, stdout.String()) {
+			return fmt.Errorf("exit code %s; it wrote:\n%s%s", code, &stdout, &stderr)
 		}
 		return nil
-	}))
+	})
+	ts.Check(err)
+	_, _ = stdout.WriteTo(ts.Stdout())
+	_, _ = stderr.WriteTo(ts.Stderr())
 }

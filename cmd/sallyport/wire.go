@@ -192,7 +192,7 @@ func assemble(ctx context.Context, cfg *configv1.Server, log *slog.Logger) (_ *p
 }
 
 // run serves until ctx ends and then stops in the order that loses nothing.
-// Each value from hangups reloads the policy.
+// Each value from hangups reloads policy and models.
 func (p *process) run(ctx context.Context, hangups <-chan os.Signal) error {
 	p.announce()
 	p.event("server started")
@@ -215,8 +215,9 @@ func (p *process) run(ctx context.Context, hangups <-chan os.Signal) error {
 		for {
 			select {
 			case <-hangups:
-				// The store has logged and recorded what came of it.
+				// Both log and record what came of it.
 				_ = p.policy.Reload()
+				_ = p.models.Reload(working)
 			case <-working.Done():
 				return
 			}

@@ -20,9 +20,10 @@ func TestParseRefuses(t *testing.T) {
 		name, yaml string
 		want       []string // all in the error
 	}{
-		{"an empty file", "", []string{"policy.yaml", "no roles"}},
-		{"comments only", "# roles: []\n", []string{"no roles"}},
-		{"null", "null\n", []string{"no roles"}},
+		{"an empty file", "", []string{"policy.yaml", "empty"}},
+		{"comments only", "# roles: []\n", []string{"empty"}},
+		{"null", "null\n", []string{"empty"}},
+		{"no roles", "bindings: []\n", []string{"policy.yaml", "no roles"}},
 		{"an unknown field", role + "allow_all: true\n", []string{"policy.yaml:6", "allow_all"}},
 		{"a field in a wrong place", role + "    models: [x]\n", []string{"policy.yaml:6", "models"}},
 		{"an unknown action", strings.Replace(role, "PREDICT", "PREDICTS", 1), []string{"policy.yaml:4", "PREDICTS"}},
@@ -36,10 +37,10 @@ func TestParseRefuses(t *testing.T) {
 		{"a role twice", role + strings.TrimPrefix(role, "\nroles:\n"), []string{"policy.yaml", "same name"}},
 		{"a block without a reason", role + "blocked: [{addresses: [10.0.0.0/8]}]\n", []string{"policy.yaml:6", "reason"}},
 		{"two faults", role + "blocked: [{addresses: [10.0.0.0/8]}]\nbindings: [{role: r}]\n", []string{"reason", "callers"}},
-		{"a second document, which YAML readers pass over", role + "---\nblocked: [{callers: [\"spiffe://td/x\"], reason: x}]\n", []string{"more than one YAML document"}},
-		{"a key twice", "blocked: [{callers: [\"spiffe://td/x\"], reason: x}]" + role + "blocked: []\n", []string{"blocked", "already defined"}},
+		{"a second document, which YAML readers pass over", role + "---\nblocked: [{callers: [\"spiffe://td/x\"], reason: x}]\n", []string{"more than one document"}},
+		{"a key twice", "blocked: [{callers: [\"spiffe://td/x\"], reason: x}]" + role + "blocked: []\n", []string{"blocked", "comes twice"}},
 		{"an anchor", role + "bindings: &b []\nblocked: *b\n", []string{"alias"}},
-		{"line breaks that the YAML library miscounts", "x: 1\ry: 2\r", []string{"policy.yaml", "not readable"}},
+		{"line breaks that the YAML library miscounts", "x: 1\ry: 2\r", []string{"policy.yaml", "line break"}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

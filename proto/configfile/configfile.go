@@ -19,7 +19,7 @@ const maxBytes = 64 << 20
 
 // ErrEmpty says that a file has no content. It is more likely half written than
 // meant.
-var ErrEmpty = errors.New("the file is empty")
+var ErrEmpty = errors.New("empty")
 
 // Parse reads one YAML document into m and checks it against the rules of its
 // schema. Path is only for errors, which begin with it and name each fault with
@@ -33,7 +33,7 @@ func Parse(path string, data []byte, m proto.Message) error {
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	if err := (protoyaml.UnmarshalOptions{Path: path, Validator: validator{}}).Unmarshal(data, m); err != nil {
-		return fmt.Errorf("%s is refused:\n%w", path, err)
+		return err // names the path on every line
 	}
 	return nil
 }

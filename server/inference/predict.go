@@ -62,6 +62,15 @@ func New(cfg Config) (*Service, error) {
 // must be called at most once.
 func (s *Service) Drain() { close(s.draining) }
 
+func (s *Service) isDraining() bool {
+	select {
+	case <-s.draining:
+		return true
+	default:
+		return false
+	}
+}
+
 // Predict runs a model once.
 func (s *Service) Predict(ctx context.Context, r *inferencev1.PredictRequest) (*inferencev1.PredictResponse, error) {
 	m, err := s.resolve(ctx, r.GetModel(), r.GetVersion())

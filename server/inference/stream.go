@@ -78,7 +78,11 @@ func (s *Service) PredictStream(stream predictStream) error {
 	}
 	b.running.Wait()
 	close(b.queue)
-	return errors.Join(err, <-sent)
+	err = errors.Join(err, <-sent)
+	if err != nil && s.isDraining() && stream.Context().Err() != nil {
+		return &interceptors.Refusal{Reason: interceptors.Draining, Cause: err}
+	}
+	return err
 }
 
 // batches are the batches of one stream on their way from receive to send.
