@@ -138,7 +138,7 @@ func (r *Refusal) status(callID string) *status.Status {
 	details := make([]protoadapt.MessageV1, 0, 4)
 	details = append(details, &errdetails.ErrorInfo{Reason: string(r.Reason), Domain: Domain})
 	if len(r.Violations) > 0 {
-		details = append(details, &errdetails.BadRequest{FieldViolations: r.Violations})
+		details = append(details, badRequest(r.Violations))
 	}
 	if r.Quota != nil {
 		details = append(details, &errdetails.QuotaFailure{Violations: []*errdetails.QuotaFailure_Violation{r.Quota}})
@@ -156,4 +156,23 @@ func (r *Refusal) status(callID string) *status.Status {
 		return status.New(e.code, e.text)
 	}
 	return st
+}
+
+// Violations and their texts are bounded, since a hostile message can make many
+// and long ones and they travel in the trailers.
+const (
+	maxViolations     = 16
+	maxViolationBytes = 256
+)
+
+func badRequest(violations []*errdetails.BadRequest_FieldViolation) *errdetails.BadRequest {
+	out := &errdetails.BadRequest{}
+	for _, v := range violations[:min(len(violations), maxViolations+1)] {
+		out.FieldViolations = append(out.FieldViolations, &errdetails.BadRequest_FieldViolation{
+			Field:       clip(v.GetField(), maxViolationBytes),
+			Description: clip(v.GetDescription(), maxViolationBytes),
+			Reason:      v.GetReason(),
+		})
+	}
+	return out
 }

@@ -226,6 +226,7 @@ var refusedCalls = []refused{
 	{name: "negative version", request: good(func(r *inferencev1.PredictRequest) { r.Version = -1 }), code: codes.InvalidArgument, reason: interceptors.RequestInvalid, details: []string{badRequest}, field: "version"},
 	{name: "no inputs", request: good(func(r *inferencev1.PredictRequest) { r.Inputs = nil }), code: codes.InvalidArgument, reason: interceptors.RequestInvalid, details: []string{badRequest}, field: "inputs"},
 	{name: "input without a name", request: good(func(r *inferencev1.PredictRequest) { r.Inputs[""] = rows(1) }), code: codes.InvalidArgument, reason: interceptors.RequestInvalid, details: []string{badRequest}},
+	{name: "input with a name of 50 kB", request: good(func(r *inferencev1.PredictRequest) { r.Inputs[strings.Repeat("n", 50000)] = rows(1) }), code: codes.InvalidArgument, reason: interceptors.RequestInvalid, details: []string{badRequest}},
 	{name: "too many inputs", request: good(func(r *inferencev1.PredictRequest) {
 		for i := range 300 {
 			r.Inputs[fmt.Sprint(i)] = &inferencev1.Tensor{DataType: inferencev1.DataType_DATA_TYPE_BOOL, Shape: []int64{0}}

@@ -7,9 +7,6 @@ import (
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 )
 
-// maxViolations bounds what a hostile message can make the server say.
-const maxViolations = 16
-
 // validate checks the message against the rules of its schema. It is also
 // where a message that could not be decoded ends: known to the gates before
 // it, paid for, and refused.

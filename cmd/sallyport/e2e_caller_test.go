@@ -93,13 +93,7 @@ func (c *caller) predict(ctx context.Context, name string) (id string, err error
 	var header metadata.MD
 	_, err = c.Predict(ctx, &inferencev1.PredictRequest{Model: name, Inputs: measurements(1)}, grpc.Header(&header))
 	if err != nil {
-		// A refusal says so itself; any other error is of the transport.
-		for _, d := range status.Convert(err).Details() {
-			if info, ok := d.(*errdetails.RequestInfo); ok {
-				return info.GetRequestId(), err
-			}
-		}
-		return "", err
+		return refusedCall(err), err
 	}
 	if ids := header.Get(interceptors.CallIDHeader); len(ids) == 1 {
 		return ids[0], nil
@@ -107,7 +101,21 @@ func (c *caller) predict(ctx context.Context, name string) (id string, err error
 	return "", fmt.Errorf("answered without one call id: %v", header)
 }
 
-func openStream(ctx context.Context, c *caller, name string) (grpc.BidiStreamingClient[inferencev1.PredictStreamRequest, inferencev1.PredictStreamResponse], *inferencev1.StreamOpened, error) {
+// refusedCall is the id of the call that the server refused; empty if the error
+// is of the transport.
+func refusedCall(err error) string {
+	for _, d := range status.Convert(err).Details() {
+		if info, ok := d.(*errdetails.RequestInfo); ok {
+			return info.GetRequestId()
+		}
+	}
+	return ""
+}
+
+type predictStream = grpc.BidiStreamingClient[inferencev1.PredictStreamRequest, inferencev1.PredictStreamResponse]
+
+// open opens a stream of batches and returns it with the server's first answer.
+func (c *caller) open(ctx context.Context, name string) (predictStream, *inferencev1.StreamOpened, error) {
 	stream, err := c.PredictStream(ctx)
 	if err != nil {
 		return nil, nil, err

@@ -1,0 +1,166 @@
+package server_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+
+	"github.com/sallyport/sallyport/interceptors"
+	"github.com/sallyport/sallyport/interceptors/audit"
+	"github.com/sallyport/sallyport/interceptors/policy"
+	"github.com/sallyport/sallyport/interceptors/quota"
+	"github.com/sallyport/sallyport/server"
+)
+
+// chain is a chain that knows the standard methods only.
+func chain(t *testing.T) *interceptors.Chain {
+	t.Helper()
+	log, err := audit.Open(audit.Config{Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	digester, err := audit.NewDigester(make([]byte, audit.KeyBytes))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := interceptors.New(interceptors.Config{
+		Methods:           server.StandardMethods(),
+		Policy:            func() *policy.Index { return nil },
+		Quota:             quota.New(quota.Config{}),
+		Audit:             log,
+		Digester:          digester,
+		Log:               slog.New(slog.DiscardHandler),
+		MaxMessageBytes:   1 << 20,
+		MaxCallDuration:   time.Second,
+		MaxStreamDuration: time.Second,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := errors.Join(c.Close(context.Background()), log.Close()); err != nil {
+			t.Error(err)
+		}
+	})
+	return c
+}
+
+// TestInsecureServerCannotBeMade takes away what a server must have, and gives
+// it a method that the policy knows nothing of.
+func TestInsecureServerCannotBeMade(t *testing.T) {
+	good := server.Config{
+		Credentials: insecure.NewCredentials(),
+		Chain:       chain(t),
+		Register:    func(grpc.ServiceRegistrar) {},
+		Log:         slog.New(slog.DiscardHandler),
+	}
+	if _, err := server.New(good); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		change func(*server.Config)
+		want   string
+	}{
+		"no credentials": {func(c *server.Config) { c.Credentials = nil }, "Credentials"},
+		"no chain":       {func(c *server.Config) { c.Chain = nil }, "Chain"},
+		"no services":    {func(c *server.Config) { c.Register = nil }, "Register"},
+		"no logger":      {func(c *server.Config) { c.Log = nil }, "Log"},
+		"a method without an action": {func(c *server.Config) {
+			c.Register = func(r grpc.ServiceRegistrar) {
+				desc := healthv1.Health_ServiceDesc
+				desc.ServiceName = "test.Unknown"
+				r.RegisterService(&desc, healthv1.UnimplementedHealthServer{})
+			}
+		}, "/test.Unknown/"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg := good
+			c.change(&cfg)
+			if _, err := server.New(cfg); err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("got %v, want an error about %s", err, c.want)
+			}
+		})
+	}
+}
+
+// anywhere is a listener that claims to be on every interface.
+type anywhere struct{ net.Listener }
+
+func (anywhere) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4zero, Port: 1} }
+
+func TestAdminIsForTheLoopbackOnly(t *testing.T) {
+	err := server.ServeAdmin(t.Context(), anywhere{}, nil, prometheus.NewRegistry())
+	if err == nil || !strings.Contains(err.Error(), "loopback") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestAdmin(t *testing.T) {
+	lis, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	broken := make(chan error, 1)
+	checks := []server.Check{
+		{Name: "fine", Err: func() error { return nil }},
+		{Name: "sometimes", Err: func() error {
+			select {
+			case err := <-broken:
+				return err
+			default:
+				return nil
+			}
+		}},
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	served := make(chan error, 1)
+	go func() { served <- server.ServeAdmin(ctx, lis, checks, prometheus.NewRegistry()) }()
+	get := func(path string) (int, string) {
+		t.Helper()
+		r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+lis.Addr().String()+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		answer, err := http.DefaultClient.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = answer.Body.Close() }()
+		body, err := io.ReadAll(answer.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return answer.StatusCode, string(body)
+	}
+	if code, body := get("/livez"); code != http.StatusOK || body != "ok\n" {
+		t.Errorf("/livez: %d %q", code, body)
+	}
+	if code, body := get("/readyz"); code != http.StatusOK || body != "fine: ok\nsometimes: ok\n" {
+		t.Errorf("/readyz: %d %q", code, body)
+	}
+	broken <- errors.New("disk full")
+	if code, body := get("/readyz"); code != http.StatusServiceUnavailable || body != "fine: ok\nsometimes: failing: disk full\n" {
+		t.Errorf("/readyz: %d %q", code, body)
+	}
+	if code, _ := get("/metrics"); code != http.StatusOK {
+		t.Errorf("/metrics: %d", code)
+	}
+	if code, _ := get("/debug/pprof/"); code != http.StatusNotFound {
+		t.Errorf("/debug/pprof: %d", code)
+	}
+	stop()
+	if err := <-served; err != nil {
+		t.Error(err)
+	}
+}
