@@ -40,7 +40,7 @@ func (d *demo) expectRecords(ctx context.Context, dir string) error {
 	defer cancel()
 	handshakes := 0
 	missing := map[string]bool{
-		"": true, // answered
+		"":                                    true, // answered
 		string(interceptors.PolicyDenied):     true,
 		string(interceptors.ContractViolated): true,
 		string(interceptors.RequestInvalid):   true,

@@ -16,7 +16,8 @@ import (
 func (p *process) announce() {
 	svid, err := p.source.GetX509SVID()
 	if err == nil {
-		p.log.Info("identity", slog.String("id", svid.ID.String()), slog.Time("expires", p.source.NotAfter()))
+		p.log.Info("identity", slog.String("id", svid.ID.String()), slog.Time("expires", p.source.NotAfter()),
+			slog.Any("admits", p.domains), slog.Any("bundles", p.source.TrustDomains()))
 	}
 	for _, m := range p.models.List() {
 		for _, v := range m.Versions {

@@ -30,19 +30,20 @@ import (
 
 // process is a server with all it is made of.
 type process struct {
-	log       *slog.Logger
-	source    *identity.Source
-	policy    *policy.Store
-	audit     *audit.Log
-	runtime   *onnx.Runtime
-	models    *model.Repository
-	chain     *interceptors.Chain
-	server    *server.Server
-	metrics   *server.Metrics
-	checks    []server.Check
-	listener  net.Listener
-	admin     net.Listener
-	refusals  *handshakes
+	log      *slog.Logger
+	source   *identity.Source
+	policy   *policy.Store
+	audit    *audit.Log
+	runtime  *onnx.Runtime
+	models   *model.Repository
+	chain    *interceptors.Chain
+	server   *server.Server
+	metrics  *server.Metrics
+	checks   []server.Check
+	listener net.Listener
+	admin    net.Listener
+	refusals *handshakes
+	domains  []spiffeid.TrustDomain
 }
 
 // assemble makes a server from its configuration, in the order in which its
@@ -139,17 +140,16 @@ func assemble(ctx context.Context, cfg *configv1.Server, log *slog.Logger) (_ *p
 		return nil, err
 	}
 
-	domains := make([]spiffeid.TrustDomain, 0, len(cfg.GetIdentity().GetTrustDomains()))
 	for _, name := range cfg.GetIdentity().GetTrustDomains() {
 		td, err := spiffeid.TrustDomainFromString(name)
 		if err != nil {
 			return nil, usage(fmt.Errorf("identity.trust_domains: %w", err))
 		}
-		domains = append(domains, td)
+		p.domains = append(p.domains, td)
 	}
 	p.refusals = newHandshakes(p.audit, p.metrics, log)
 	creds, err := identity.NewServerCredentials(p.source, identity.ServerConfig{
-		TrustDomains: domains,
+		TrustDomains: p.domains,
 		Admit:        p.admit,
 		Refused:      p.refusals.refused,
 	})

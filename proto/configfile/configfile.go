@@ -25,7 +25,14 @@ var ErrEmpty = errors.New("empty")
 // schema. Path is only for errors, which begin with it and name each fault with
 // its line and rule. Beside what YAML and the schema refuse, Parse refuses an
 // empty file, a second document and a key that comes twice.
-func Parse(path string, data []byte, m proto.Message) error {
+func Parse(path string, data []byte, m proto.Message) (err error) {
+	// protoyaml looks for the line of a fault where there need not be one, and
+	// panics. A reload must survive that.
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("%s: not readable as YAML: %v", path, r)
+		}
+	}()
 	if len(data) > maxBytes {
 		return fmt.Errorf("%s: larger than %d bytes", path, maxBytes)
 	}

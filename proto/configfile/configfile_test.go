@@ -13,21 +13,22 @@ import (
 func TestParseRefuses(t *testing.T) {
 	const path = "dir/file.yaml"
 	for name, tt := range map[string]struct{ yaml, want string }{
-		"rule broken":            {"description: x\nmax_rows: -1\n", path + ":2:11 max_rows: must be"},
-		"unknown field":          {"max_rowz: 1\n", path + `:1:1 unknown field "max_rowz"`},
-		"wrong type":             {"max_rows: many\n", path + ":1:11 "},
-		"key twice":              {"max_rows: 1\nmax_rows: 2\n", path + `: line 2: key "max_rows" comes twice`},
-		"inner key twice":        {"inputs:\n- name: x\n  max: 1\n  max: 9\n", path + `: line 4: key "max" comes twice`},
-		"two documents":          {"max_rows: 1\n---\nmax_rows: 2\n", path + ": line 2: more than one document"},
-		"empty":                  {"", path + ": empty"},
-		"only a comment":         {"# later\n", path + ": empty"},
-		"null":                   {"null\n", path + ": empty"},
-		"no mapping":             {"- 1\n", path + ":1:1 expected fields"},
-		"alias":                  {"inputs:\n- &a {name: x}\n- *a\n", path + ":3:3 "},
-		"bare carriage return":   {"max_rows: 1\rfoo: 2\n", path + `: line 1: line break "\r" is not supported`},
-		"Unicode line separator": {"max_rows: 1\n#\u2028foo: 2\n", path + `: line 2: line break "\u2028" is not supported`},
-		"syntax":                 {"inputs: [\n", path + ": yaml: line 1: "},
-		"too large":              {strings.Repeat("#", 65<<20), path + ": larger than"},
+		"rule broken":                     {"description: x\nmax_rows: -1\n", path + ":2:11 max_rows: must be"},
+		"unknown field":                   {"max_rowz: 1\n", path + `:1:1 unknown field "max_rowz"`},
+		"wrong type":                      {"max_rows: many\n", path + ":1:11 "},
+		"key twice":                       {"max_rows: 1\nmax_rows: 2\n", path + `: line 2: key "max_rows" comes twice`},
+		"inner key twice":                 {"inputs:\n- name: x\n  max: 1\n  max: 9\n", path + `: line 4: key "max" comes twice`},
+		"two documents":                   {"max_rows: 1\n---\nmax_rows: 2\n", path + ": line 2: more than one document"},
+		"empty":                           {"", path + ": empty"},
+		"only a comment":                  {"# later\n", path + ": empty"},
+		"null":                            {"null\n", path + ": empty"},
+		"no mapping":                      {"- 1\n", path + ":1:1 expected fields"},
+		"alias":                           {"inputs:\n- &a {name: x}\n- *a\n", path + ":3:3 "},
+		"bare carriage return":            {"max_rows: 1\rfoo: 2\n", path + `: line 1: line break "\r" is not supported`},
+		"Unicode line separator":          {"max_rows: 1\n#\u2028foo: 2\n", path + `: line 2: line break "\u2028" is not supported`},
+		"syntax":                          {"inputs: [\n", path + ": yaml: line 1: "},
+		"key without a value, at the end": {"? 2", path + ": not readable as YAML"},
+		"too large":                       {strings.Repeat("#", 65<<20), path + ": larger than"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			err := configfile.Parse(path, []byte(tt.yaml), &configv1.ModelManifest{})

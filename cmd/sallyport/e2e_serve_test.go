@@ -1,0 +1,62 @@
+package main_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/sallyport/sallyport/identity/devauthority"
+)
+
+// config is that of a site, every path relative to it.
+const config = `
+listen: 127.0.0.1:0
+identity:
+  workload_api: unix:workloads/server.sock
+  start_timeout: 30s
+  trust_domains: [sallyport.test]
+policy:
+  file: policy.yaml
+models:
+  directory: models
+audit:
+  directory: audit
+  digest_key: {file: audit.key}
+admin:
+  listen: 127.0.0.1:0
+`
+
+// newSite is a directory with all that `sallyport serve` needs: configuration,
+// policy, key, models and a Workload API. More is added to the configuration.
+func newSite(t testing.TB, more string) (dir string) {
+	t.Helper()
+	dir = shortDir(t)
+	write(t, dir+"/sallyport.yaml", config+more)
+	write(t, dir+"/policy.yaml", generous)
+	write(t, dir+"/audit.key", strings.Repeat("k", 32))
+	models, err := filepath.Abs("../../examples/models")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(models, dir+"/models"); err != nil {
+		t.Fatal(err)
+	}
+	authority, err := devauthority.Start(devauthority.Config{Dir: dir, Workloads: append(devauthority.DefaultWorkloads(),
+		devauthority.Workload{Name: "nobody"})})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := authority.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
+// startServe runs `sallyport serve` on a site until the test ends.
+func startServe(t testing.TB, dir string) *server {
+	t.Helper()
+	return start(t, dir, "serve", "--config", dir+"/sallyport.yaml")
+}
