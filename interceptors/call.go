@@ -10,12 +10,16 @@ import (
 	"time"
 
 	"github.com/oklog/ulid/v2"
+	"google.golang.org/grpc"
 
 	"github.com/sallyport/sallyport/identity"
 	"github.com/sallyport/sallyport/interceptors/audit"
 	"github.com/sallyport/sallyport/interceptors/policy"
 	"github.com/sallyport/sallyport/interceptors/quota"
 )
+
+// maxMethodBytes bounds what is kept of a caller's path.
+const maxMethodBytes = 256
 
 // CallIDHeader is the response header that carries the call id.
 const CallIDHeader = "sallyport-call-id"
@@ -35,22 +39,20 @@ type Call struct {
 	Peer net.Addr
 	// Start is when the RPC's headers arrived.
 	Start time.Time
-	// Caller is the proved identity; nil until the identify stage.
+	// Caller is the proved identity at the other end; nil if there is none.
 	Caller *identity.Caller
 
-	// ctx is the call's context: the transport's at first, then with the
-	// deadline of the chain. tagged is what makes the call known to it.
+	// ctx is the call's context, bounded in time. tagged is what makes the call
+	// known to it.
 	ctx    context.Context
 	cancel context.CancelFunc
 	tagged callContext
 
-	// taken tells that the gates or the sweep have the call; it and the list
-	// links are guarded by the intake's mutex.
-	taken      bool
-	prev, next *Call
+	// lost takes the call from the intake; it is true once, unless the call has
+	// ended before.
+	lost func() bool
 
 	method    *Method // nil if unknown
-	streams   bool    // whether the client or the server streams
 	index     *policy.Index
 	grant     *policy.Grant
 	model     string // as the caller wrote it; kept for later messages of a stream
@@ -58,8 +60,10 @@ type Call struct {
 	digest    *audit.Digest
 	received  uint64
 	sent      atomic.Uint64
-	place     *quota.Stream // among the caller's open streams; nil if it takes none
-	reply     any
+	place     *quota.Stream    // among the caller's open streams; nil if it takes none
+	placeKey  string           // the grant under which it was taken
+	paid      bool             // whether the quota took anything for the call
+	reply     grpc.PreparedMsg // of a unary call
 
 	// Held here, so that a call is one piece of memory.
 	gated   gatedStream
@@ -67,6 +71,7 @@ type Call struct {
 	record  recordBuffer
 
 	mu           sync.Mutex // guards the fields below
+	modelName    string     // as the repository knows it; empty until it is resolved
 	modelVersion int64
 	modelDigest  string
 	rowsReceived int64
@@ -76,8 +81,8 @@ type Call struct {
 	refused      map[string]uint64
 }
 
-func newCall(ctx context.Context, fullMethod string, peer net.Addr, now time.Time) *Call {
-	c := &Call{ID: newCallID(now), FullMethod: fullMethod, Peer: peer, Start: now}
+func newCall(ctx context.Context, fullMethod string, now time.Time) *Call {
+	c := &Call{ID: newCallID(now), FullMethod: clip(fullMethod, maxMethodBytes), Start: now}
 	c.tagged = callContext{ctx, c}
 	c.ctx = &c.tagged
 	return c
@@ -118,12 +123,13 @@ func CallFromContext(ctx context.Context) *Call {
 }
 
 // May tells whether the caller may do the action on the model, by the policy
-// that let the call in.
+// that let the call in. For the RPC's own goroutine.
 func (c *Call) May(action policy.Action, model string) bool {
 	return c.index.Decide(c.policyRequest(action, model)).Allowed
 }
 
-// MaxRows is the most rows that the caller may put into one message.
+// MaxRows is the most rows that the caller may put into one message. For the
+// RPC's own goroutine.
 func (c *Call) MaxRows() int64 {
 	if c.grant == nil {
 		return 0
@@ -131,15 +137,16 @@ func (c *Call) MaxRows() int64 {
 	return c.grant.Limits.MaxRowsPerRequest
 }
 
-// Resolved reports which artefact the call was resolved to.
-func (c *Call) Resolved(version int64, digest string) {
+// Resolved reports which artefact the call was resolved to. From then on it is
+// the model of the call's record, whatever later messages name.
+func (c *Call) Resolved(name string, version int64, digest string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.modelVersion, c.modelDigest = version, digest
+	c.modelName, c.modelVersion, c.modelDigest = name, version, digest
 }
 
-// Ran reports that a model ran, or began to run, over rows for d. Rows that
-// are never reported are given back to the caller's quota.
+// Ran reports that a model ran, or began to run, over rows for d: they are paid
+// for.
 func (c *Call) Ran(rows int64, d time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -148,9 +155,9 @@ func (c *Call) Ran(rows int64, d time.Duration) {
 	c.reserved.Spend(rows)
 }
 
-// NotRun reports that rows of one message of a stream will not run, so that
-// the quota has them back before the stream ends. Rows of a unary call need no
-// report.
+// NotRun gives rows of a message that will not run back to the caller's quota.
+// At the end of the call everything is given back that neither ran nor was given
+// back before.
 func (c *Call) NotRun(rows int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

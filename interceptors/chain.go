@@ -13,12 +13,15 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"buf.build/go/protovalidate"
 	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/recovery"
+	"golang.org/x/time/rate"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/sallyport/sallyport/interceptors/audit"
 	"github.com/sallyport/sallyport/interceptors/policy"
@@ -84,6 +87,10 @@ type Method struct {
 	Describe func(proto.Message) Subject
 	// New returns an empty request; it warms the validator. Required.
 	New func() proto.Message
+
+	// What the Registrar finds out.
+	registered, streams bool
+	bounds              *bounds
 }
 
 // Config is what a chain is made of. Everything is required but Observe.
@@ -137,7 +144,7 @@ func (c *Config) validate() error {
 // concurrent use.
 type Chain struct {
 	cfg       Config
-	methods   map[string]*Method
+	methods   map[string]*Method // by full method
 	stages    []Stage
 	arounds   []grpc.StreamServerInterceptor
 	opens     []func(*Call) error
@@ -169,11 +176,6 @@ func (c *Chain) order() []Stage {
 			Place: "outside every other gate and the handler, so that a panic in any of them ends one call and no more",
 			Around: recovery.StreamServerInterceptor(
 				recovery.WithRecoveryHandlerContext(c.recovered)),
-		},
-		{
-			Name:  "deadline",
-			Place: "before anything can wait",
-			Open:  c.deadline,
 		},
 		{
 			Name:    "identify",
@@ -208,7 +210,9 @@ func newChain(cfg Config, order func(*Chain) []Stage) (*Chain, error) {
 	if cfg.Observe == nil {
 		cfg.Observe = func(Outcome) {}
 	}
+	cfg.Methods = slices.Clone(cfg.Methods) // the Registrar writes into it
 	c := &Chain{cfg: cfg, methods: make(map[string]*Method, len(cfg.Methods))}
+	known := make(map[protoreflect.FullName]*bounds)
 	warm := make([]proto.Message, 0, len(cfg.Methods))
 	for i := range cfg.Methods {
 		m := &cfg.Methods[i]
@@ -216,7 +220,12 @@ func newChain(cfg Config, order func(*Chain) []Stage) (*Chain, error) {
 			return nil, fmt.Errorf("interceptors: method %s is listed twice", m.FullMethod)
 		}
 		c.methods[m.FullMethod] = m
-		warm = append(warm, m.New())
+		request := m.New()
+		warm = append(warm, request)
+		var err error
+		if m.bounds, err = boundsOf(request.ProtoReflect().Descriptor(), known); err != nil {
+			return nil, fmt.Errorf("interceptors: bounds of %s: %w", m.FullMethod, err)
+		}
 	}
 	// Compiling the rules of a type takes milliseconds: at start, not in a call.
 	validator, err := protovalidate.New(protovalidate.WithMessages(warm...), protovalidate.WithDisableLazy())
@@ -242,14 +251,15 @@ func newChain(cfg Config, order func(*Chain) []Stage) (*Chain, error) {
 			c.messages = append(c.messages, s.Message)
 		}
 	}
-	c.intake = newIntake(c)
+	c.intake = &intake{chain: c, limit: rate.NewLimiter(doorRecords, doorBurst)}
 	return c, nil
 }
 
 // Stages returns the gates in their order.
 func (c *Chain) Stages() []Stage { return c.stages }
 
-// Close waits until every RPC that passed the door is recorded, or ctx ends.
+// Close waits until every RPC that ended before the gates is with the log, or
+// ctx ends.
 func (c *Chain) Close(ctx context.Context) error { return c.intake.close(ctx) }
 
 // ServerOptions are the options with which a grpc.Server must be made so that
@@ -273,10 +283,9 @@ func (c *Chain) serve(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo
 		// The caller was gone before its turn came; that is on record.
 		return Refuse(Cancelled, "").status(call.ID).Err()
 	}
-	call.method = c.methods[call.FullMethod]
 	stream, err := newGatedStream(c, call, ss, info)
 	if err != nil {
-		return err
+		return c.close(call, err)
 	}
 	return c.through(0, srv, stream, info, handler)
 }

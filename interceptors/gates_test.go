@@ -4,11 +4,13 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	inferencev1 "github.com/sallyport/sallyport/gen/go/sallyport/inference/v1"
 	"github.com/sallyport/sallyport/interceptors"
+	"github.com/sallyport/sallyport/interceptors/policy"
 )
 
 // row is a case of the table of refusals.
@@ -25,8 +27,8 @@ func row(t *testing.T, name string) refused {
 // demands that the table of refusals notices, in both forms.
 func TestEveryGateIsNeeded(t *testing.T) {
 	notices := map[string][]string{
-		"audit":     {"NaN", "caller without a role"},
-		"deadline":  {"server's deadline"},
+		"audit": {"NaN", "caller without a role"},
+
 		"identify":  {"no identity", "SVID expired on a live connection"},
 		"authorize": {"model not granted", "caller without a role", "caller blocked on a live connection"},
 		"quota":     {"rows used up", "rows claimed that were not sent"},
@@ -72,16 +74,35 @@ func TestRecoverIsNeeded(t *testing.T) {
 	}
 	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestRecoverIsNeeded$")
 	cmd.Env = append(os.Environ(), child+"=1")
-	if out, err := cmd.CombinedOutput(); err == nil {
-		t.Errorf("the process survived:\n%s", out)
+	if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), "panic: a secret of the handler") {
+		t.Errorf("the process did not end of the panic: %v\n%s", err, out)
 	}
 }
 
-// TestNewRefusesWhatIsMissing shows that a chain without one of its parts cannot
-// be made.
+// TestNewRefusesWhatIsMissing takes the parts of a chain away, one at a time.
 func TestNewRefusesWhatIsMissing(t *testing.T) {
-	if _, err := interceptors.New(interceptors.Config{}); err == nil {
-		t.Error("a chain of nothing was made")
+	w := newWorld(t, worldOptions{})
+	if _, err := interceptors.New(w.cfg); err != nil {
+		t.Fatal(err)
+	}
+	for part, take := range map[string]func(*interceptors.Config){
+		"Methods":           func(c *interceptors.Config) { c.Methods = nil },
+		"Policy":            func(c *interceptors.Config) { c.Policy = nil },
+		"Quota":             func(c *interceptors.Config) { c.Quota = nil },
+		"Audit":             func(c *interceptors.Config) { c.Audit = nil },
+		"Digester":          func(c *interceptors.Config) { c.Digester = nil },
+		"Log":               func(c *interceptors.Config) { c.Log = nil },
+		"MaxMessageBytes":   func(c *interceptors.Config) { c.MaxMessageBytes = 0 },
+		"MaxCallDuration":   func(c *interceptors.Config) { c.MaxCallDuration = 0 },
+		"MaxStreamDuration": func(c *interceptors.Config) { c.MaxStreamDuration = 0 },
+		"no action":         func(c *interceptors.Config) { c.Methods = slices.Clone(c.Methods); c.Methods[0].Action = policy.None },
+		"make its request":  func(c *interceptors.Config) { c.Methods = slices.Clone(c.Methods); c.Methods[0].New = nil },
+	} {
+		cfg := w.cfg
+		take(&cfg)
+		if _, err := interceptors.New(cfg); err == nil || !strings.Contains(err.Error(), part) {
+			t.Errorf("without %s: %v", part, err)
+		}
 	}
 }
 

@@ -1,12 +1,7 @@
 package interceptors
 
-import (
-	"github.com/sallyport/sallyport/identity"
-)
-
-// identify takes the caller from the connection, where the handshake left it.
+// identify refuses a call on a connection on which no handshake left a caller.
 func (c *Chain) identify(call *Call) error {
-	call.Caller = identity.CallerFromPeer(call.ctx)
 	if call.Caller == nil {
 		return Refuse(IdentityMissing, "the connection has no AuthInfo of package identity")
 	}

@@ -2,164 +2,128 @@ package interceptors
 
 import (
 	"context"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"golang.org/x/time/rate"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/tap"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
+	auditv1 "github.com/sallyport/sallyport/gen/go/sallyport/audit/v1"
 	"github.com/sallyport/sallyport/identity"
 )
 
-// sweepInterval is how long an RPC that never reached the gates may be without
-// its record.
-const sweepInterval = 50 * time.Millisecond
-
-// maxMethodBytes bounds what is kept of a caller's path.
-const maxMethodBytes = 256
-
 // intake is the early door. Every RPC whose headers are in order passes it, on
-// the connection's reader: it never blocks. It opens the RPC's Call and lists
-// it until the audit stage takes it over. An RPC that grpc-go ends in between
-// (a deadline that has passed, an encoding that is not installed, a caller
-// that is gone) is found by the sweep and recorded, so that none is missed and
-// none recorded twice.
+// the connection's reader: it never blocks. It opens the RPC's Call, bounds it
+// in time, and sees to it that the call is recorded also if grpc-go ends it
+// before the gates have it: because its deadline has passed, its encoding is not
+// installed or its caller is gone.
 type intake struct {
 	chain *Chain
-	stop  chan struct{}
-	done  chan struct{}
-
-	mu   sync.Mutex // guards the list
-	head *Call
+	// waiting counts the calls that the gates do not have yet.
+	waiting sync.WaitGroup
+	// limit bounds the records of calls that end before the gates; unrecorded
+	// counts those beyond it.
+	limit      *rate.Limiter
+	unrecorded atomic.Uint64
 }
 
-func newIntake(c *Chain) *intake {
-	in := &intake{chain: c, stop: make(chan struct{}), done: make(chan struct{})}
-	go in.sweepUntilStopped()
-	return in
-}
-
-// open is the tap handle. It refuses a path that is not canonical: grpc-go
-// answers some of these itself, past every interceptor (CVE-2026-33186).
+// open is the tap handle. It refuses the paths that grpc-go would answer by
+// itself, past every interceptor (CVE-2026-33186); all other unknown ones end in
+// the authorize stage.
 func (in *intake) open(ctx context.Context, info *tap.Info) (context.Context, error) {
-	call := newCall(ctx, info.FullMethodName, nil, in.chain.cfg.Now())
+	call := newCall(ctx, info.FullMethodName, in.chain.cfg.Now())
+	call.method = in.chain.methods[info.FullMethodName]
+	call.Caller = identity.CallerFromPeer(ctx)
 	if p, ok := peer.FromContext(ctx); ok {
 		call.Peer = p.Addr
 	}
-	if !canonical(info.FullMethodName) {
-		call.Caller = identity.CallerFromPeer(ctx)
-		call.FullMethod = clip(call.FullMethod, maxMethodBytes)
+	if !strings.HasPrefix(info.FullMethodName, "/") || !strings.Contains(info.FullMethodName[1:], "/") {
 		refusal := Refuse(MethodUnknown, "the path is not /service/method")
-		if err := in.chain.enqueue(call, refusal); err != nil {
-			refusal = &Refusal{Reason: AuditUnavailable, Cause: err}
+		if !in.enqueue(call, refusal) {
+			refusal = Refuse(AuditUnavailable, "")
 		}
 		return nil, refusal.status(call.ID).Err()
 	}
-	in.mu.Lock()
-	call.next = in.head
-	if in.head != nil {
-		in.head.prev = call
+	// The bound must be on the transport's own context, which is what reading
+	// and writing wait for.
+	end := time.Now().Add(in.chain.limit(call.method))
+	if d, ok := ctx.Deadline(); !ok || end.Before(d) {
+		call.tagged.Context, call.cancel = context.WithDeadline(ctx, end)
 	}
-	in.head = call
-	in.mu.Unlock()
+	in.waiting.Add(1)
+	call.lost = context.AfterFunc(call.ctx, func() { in.ended(call) })
 	return call.ctx, nil
 }
 
-// hand takes the call off the list and tells whether it still was on it.
-func (in *intake) hand(call *Call) bool {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	return in.unlink(call)
+// limit is the longest that a call of the method may take.
+func (c *Chain) limit(m *Method) time.Duration {
+	if m != nil && m.streams {
+		return c.cfg.MaxStreamDuration
+	}
+	return c.cfg.MaxCallDuration
 }
 
-// unlink needs mu. It is true once a call.
-func (in *intake) unlink(call *Call) bool {
-	if call.taken {
+// hand gives the call to the gates. It is false if the call has ended and is
+// recorded.
+func (in *intake) hand(call *Call) bool {
+	if !call.lost() {
 		return false
 	}
-	call.taken = true
-	if call.prev != nil {
-		call.prev.next = call.next
-	} else {
-		in.head = call.next
-	}
-	if call.next != nil {
-		call.next.prev = call.prev
-	}
-	call.prev, call.next = nil, nil
+	in.waiting.Done()
 	return true
 }
 
-func (in *intake) sweepUntilStopped() {
-	defer close(in.done)
-	tick := time.NewTicker(sweepInterval)
-	defer tick.Stop()
-	for {
-		select {
-		case <-tick.C:
-			in.sweep()
-		case <-in.stop:
-			in.sweep()
-			return
-		}
-	}
+// ended records a call that ended before the gates had it.
+func (in *intake) ended(call *Call) {
+	defer in.waiting.Done()
+	in.enqueue(call, call.finish(Refuse(call.ended(), "ended before the gates, by the caller or the transport")))
 }
 
-// sweep records the calls that ended before the gates.
-func (in *intake) sweep() {
-	var ended []*Call
-	in.mu.Lock()
-	for call := in.head; call != nil; {
-		next := call.next
-		if call.ctx.Err() != nil {
-			in.unlink(call)
-			ended = append(ended, call)
+// Calls that end before the gates cost next to nothing and nothing holds them
+// back. Past this many a second they are counted, and the count is recorded: else
+// any caller could fill the disk.
+const (
+	doorRecords = 100
+	doorBurst   = 1000
+)
+
+// enqueue records a call of which nobody waits for the record, and tells whether
+// that will be done.
+func (in *intake) enqueue(call *Call, refusal *Refusal) bool {
+	in.chain.observe(call, refusal)
+	if !in.limit.Allow() || in.chain.cfg.Audit.Enqueue(in.chain.recordOf(call, refusal)) != nil {
+		in.unrecorded.Add(1)
+		return false
+	}
+	if n := in.unrecorded.Swap(0); n > 0 {
+		missing := &auditv1.Record{
+			Kind:   auditv1.Kind_KIND_EVENT,
+			Time:   timestamppb.New(call.Start),
+			Detail: strconv.FormatUint(n, 10) + " more calls that ended before the gates are not recorded: they came too fast",
 		}
-		call = next
+		if in.chain.cfg.Audit.Enqueue(missing) != nil {
+			in.unrecorded.Add(n)
+		}
 	}
-	in.mu.Unlock()
-	for _, call := range ended {
-		call.Caller = identity.CallerFromPeer(call.ctx)
-		// Nobody is left to be told; what close returns has no reader.
-		_ = in.chain.close(call, &Refusal{Reason: call.ended(), Detail: "ended before the gates, by the caller or the transport"})
-	}
+	return true
 }
 
-// close ends the sweep after a last round.
+// close waits until no call is between door and gates, or ctx ends.
 func (in *intake) close(ctx context.Context) error {
-	close(in.stop)
+	done := make(chan struct{})
+	go func() {
+		in.waiting.Wait()
+		close(done)
+	}()
 	select {
-	case <-in.done:
+	case <-done:
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-}
-
-// canonical tells whether path is "/service/method" in the characters that
-// Protobuf names have.
-func canonical(path string) bool {
-	if len(path) > maxMethodBytes || len(path) == 0 || path[0] != '/' {
-		return false
-	}
-	service, method, ok := strings.Cut(path[1:], "/")
-	if !ok || service == "" || method == "" {
-		return false
-	}
-	for i := range len(service) {
-		if !nameByte(service[i]) && service[i] != '.' {
-			return false
-		}
-	}
-	for i := range len(method) {
-		if !nameByte(method[i]) {
-			return false
-		}
-	}
-	return true
-}
-
-func nameByte(b byte) bool {
-	return b == '_' || '0' <= b && b <= '9' || 'A' <= b && b <= 'Z' || 'a' <= b && b <= 'z'
 }

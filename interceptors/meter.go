@@ -10,28 +10,39 @@ import (
 )
 
 // admitStream takes one of the caller's stream places, held to the call's end.
+// Before the model is known it is one of all the roles that allow the method.
 func (c *Chain) admitStream(call *Call) error {
-	if !call.streams {
+	if !call.method.streams {
 		return nil
 	}
 	place, err := c.cfg.Quota.OpenStream(call.Caller.ID.String(), call.grant.Key, quota.Limits(call.grant.Limits))
 	if err != nil {
 		return exceeded(err)
 	}
-	call.place = place
+	if call.place != nil {
+		call.place.Close()
+	}
+	call.place, call.placeKey = place, call.grant.Key
 	return nil
 }
 
 // meter takes a message's request and rows from the caller's quota.
 func (c *Chain) meter(call *Call, m *Message) error {
+	if call.method.streams && call.grant.Key != call.placeKey {
+		// The message named a model that fewer roles allow: their places count.
+		if err := c.admitStream(call); err != nil {
+			return err
+		}
+	}
 	rows := max(m.Subject.Rows, 0)
+	call.mu.Lock()
+	defer call.mu.Unlock()
+	call.rowsReceived += rows
 	reservation, err := c.cfg.Quota.Reserve(call.Caller.ID.String(), call.grant.Key, quota.Limits(call.grant.Limits), rows)
 	if err != nil {
 		return exceeded(err)
 	}
-	call.mu.Lock()
-	defer call.mu.Unlock()
-	call.rowsReceived += rows
+	call.paid = true
 	call.reserved.Join(&reservation)
 	return nil
 }

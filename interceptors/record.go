@@ -36,11 +36,9 @@ type Outcome struct {
 func (c *Chain) record(srv any, ss grpc.ServerStream, _ *grpc.StreamServerInfo, next grpc.StreamHandler) error {
 	call := CallFromContext(ss.Context())
 	if err := ss.SetHeader(metadata.Pairs(CallIDHeader, call.ID)); err != nil {
-		return c.close(call, &Refusal{Reason: Internal, Cause: err})
+		return c.close(call, &Refusal{Reason: call.ended(), Detail: "the stream was gone when the gates opened", Cause: err})
 	}
-	// A handler that must not run because it could not be recorded is not run.
-	// The attempt to record the refusal is also what finds out that the log
-	// works again.
+	// What could not be recorded is not even tried.
 	if err := c.cfg.Audit.Err(); err != nil {
 		return c.close(call, &Refusal{Reason: AuditUnavailable, Cause: err})
 	}
@@ -59,6 +57,9 @@ func (c *Chain) recordable(*Call, *Message) error {
 // returns what the caller gets.
 func (c *Chain) close(call *Call, err error) error {
 	refusal := call.finish(err)
+	if refusal != nil {
+		c.throttle(call)
+	}
 	rec := c.recordOf(call, refusal)
 	// The record must be written even though the caller may be gone.
 	if err := c.cfg.Audit.Append(context.WithoutCancel(call.ctx), rec); err != nil {
@@ -67,19 +68,19 @@ func (c *Chain) close(call *Call, err error) error {
 	return c.leave(call, refusal)
 }
 
-// enqueue is close for the door, which must not wait.
-func (c *Chain) enqueue(call *Call, refusal *Refusal) error {
-	err := c.cfg.Audit.Enqueue(c.recordOf(call, refusal))
-	if err != nil {
-		refusal = &Refusal{Reason: AuditUnavailable, Cause: err}
-	}
-	_ = c.leave(call, refusal)
-	return err
-}
-
 // leave reports the outcome and turns the refusal, if any, into the status
 // that the caller gets.
 func (c *Chain) leave(call *Call, refusal *Refusal) error {
+	c.observe(call, refusal)
+	if refusal == nil {
+		return nil
+	}
+	c.logRefusal(call, refusal)
+	return refusal.status(call.ID).Err()
+}
+
+// observe tells the metrics what became of the call.
+func (c *Chain) observe(call *Call, refusal *Refusal) {
 	out := Outcome{Duration: c.cfg.Now().Sub(call.Start)}
 	if call.method != nil {
 		out.Action = call.method.Action.String()
@@ -87,20 +88,13 @@ func (c *Chain) leave(call *Call, refusal *Refusal) error {
 	if !call.gatesDone.IsZero() {
 		out.Gates = call.gatesDone.Sub(call.Start)
 	}
+	if refusal != nil {
+		out.Code, out.Reason = refusal.Reason.Code(), refusal.Reason
+	}
 	call.mu.Lock()
-	if call.modelVersion != 0 {
-		out.Model = call.model
-	}
-	out.Running, out.Rows = call.modelTime, call.rowsRun
+	out.Model, out.Running, out.Rows = call.modelName, call.modelTime, call.rowsRun
 	call.mu.Unlock()
-	if refusal == nil {
-		c.cfg.Observe(out)
-		return nil
-	}
-	out.Code, out.Reason = refusal.Reason.Code(), refusal.Reason
 	c.cfg.Observe(out)
-	c.logRefusal(call, refusal)
-	return refusal.status(call.ID).Err()
 }
 
 // recordBuffer is a record with all that it points to.
@@ -153,6 +147,9 @@ func (c *Chain) recordOf(call *Call, refusal *Refusal) *auditv1.Record {
 	}
 	call.mu.Lock()
 	defer call.mu.Unlock()
+	if call.modelName != "" {
+		rec.Model = call.modelName
+	}
 	rec.ModelVersion, rec.ModelDigest = call.modelVersion, call.modelDigest
 	rec.RowsReceived, rec.RowsRun = uint64(max(call.rowsReceived, 0)), uint64(max(call.rowsRun, 0))
 	rec.Refused = call.refused

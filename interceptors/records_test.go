@@ -233,3 +233,41 @@ func TestListShowsOnlyWhatMayBeDescribed(t *testing.T) {
 		}
 	}
 }
+
+// TestModelOfTheRecordIsTheOneThatRan has a caller name another model on a
+// stream that has one.
+func TestModelOfTheRecordIsTheOneThatRan(t *testing.T) {
+	w := newWorld(t, worldOptions{})
+	s, err := inferencev1.NewPredictionServiceClient(w.dial(t, "/clinic/triage")).PredictStream(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range []*inferencev1.PredictRequest{good(), modelOf("made-up")} {
+		if err := s.Send(open(r)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := drain(func() error { _, err := s.Recv(); return err }); status.Code(err) != codes.PermissionDenied {
+		t.Fatal(err)
+	}
+	rec := w.only(t, func(r *auditv1.Record) bool { return r.GetAction() == "PREDICT_STREAM" })
+	if rec.GetModel() != "breast-cancer" || rec.GetReason() != string(interceptors.PolicyDenied) {
+		t.Errorf("record %v", rec)
+	}
+}
+
+// TestRefusalsAreThrottled has a caller without a role call as fast as it can:
+// past the burst its refusals come at the rate of unpaid calls.
+func TestRefusalsAreThrottled(t *testing.T) {
+	w := newWorld(t, worldOptions{})
+	client := inferencev1.NewPredictionServiceClient(w.dial(t, "/intern"))
+	start := time.Now()
+	for range 230 {
+		if _, err := client.Predict(t.Context(), good()); status.Code(err) != codes.PermissionDenied {
+			t.Fatal(err)
+		}
+	}
+	if took := time.Since(start); took < time.Second {
+		t.Errorf("230 refusals took %v", took)
+	}
+}

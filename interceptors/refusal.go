@@ -120,7 +120,7 @@ func (r *Refusal) Error() string {
 			fmt.Fprintf(&b, "; and %d more", len(r.Violations)-i)
 			break
 		}
-		fmt.Fprintf(&b, "; %s: %s", v.GetField(), v.GetDescription())
+		fmt.Fprintf(&b, "; %s: %s", clip(v.GetField(), maxViolationBytes), clip(v.GetDescription(), maxViolationBytes))
 	}
 	return b.String()
 }

@@ -1,6 +1,7 @@
 package interceptors_test
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/binary"
@@ -56,6 +57,8 @@ type refused struct {
 	field string
 	// bare is for what grpc-go answers by itself, without details.
 	bare bool
+	// match is a part of the method by which its record is found then.
+	match string
 	// unrecorded is for the one case in which there can be no record.
 	unrecorded bool
 }
@@ -218,6 +221,7 @@ var refusedCalls = []refused{
 	{name: "rows used up", caller: "/poor/c", request: good(func(r *inferencev1.PredictRequest) { r.Inputs["features"] = rows(5) }), before: useRows("/poor/c", 5), code: codes.ResourceExhausted, reason: interceptors.QuotaRows, details: []string{quotaFailure, retryInfo}},
 	{name: "more rows than one request may have", caller: "/poor/d", request: good(func(r *inferencev1.PredictRequest) { r.Inputs["features"] = rows(6) }), code: codes.ResourceExhausted, reason: interceptors.QuotaRows, details: []string{quotaFailure}},
 	{name: "rows claimed that were not sent", caller: "/poor/e", request: input(func(t *inferencev1.Tensor) { t.Shape[0] = math.MaxInt32 }), code: codes.ResourceExhausted, reason: interceptors.QuotaRows, details: []string{quotaFailure}},
+	{name: "streams of one model used up", caller: "/two/roles", request: good(), before: holdStream("/two/roles"), only: "stream", code: codes.ResourceExhausted, reason: interceptors.QuotaStreams, details: []string{quotaFailure}},
 	{name: "streams used up", caller: "/poor/f", request: good(), before: holdStream("/poor/f"), only: "stream", code: codes.ResourceExhausted, reason: interceptors.QuotaStreams, details: []string{quotaFailure}},
 
 	// Validation.
@@ -227,6 +231,9 @@ var refusedCalls = []refused{
 	{name: "no inputs", request: good(func(r *inferencev1.PredictRequest) { r.Inputs = nil }), code: codes.InvalidArgument, reason: interceptors.RequestInvalid, details: []string{badRequest}, field: "inputs"},
 	{name: "input without a name", request: good(func(r *inferencev1.PredictRequest) { r.Inputs[""] = rows(1) }), code: codes.InvalidArgument, reason: interceptors.RequestInvalid, details: []string{badRequest}},
 	{name: "input with a name of 50 kB", request: good(func(r *inferencev1.PredictRequest) { r.Inputs[strings.Repeat("n", 50000)] = rows(1) }), code: codes.InvalidArgument, reason: interceptors.RequestInvalid, details: []string{badRequest}},
+	{name: "empty map entries by the thousand", raw: body(func(b []byte) []byte { return frame(0, slices.Repeat([]byte{0x1a, 0}, 20000)) }, true), only: "unary", code: codes.InvalidArgument, reason: interceptors.RequestInvalid, details: []string{badRequest}, field: "inputs"},
+	{name: "dimensions by the thousand", request: input(func(t *inferencev1.Tensor) { t.Shape = make([]int64, 30000) }), code: codes.InvalidArgument, reason: interceptors.RequestInvalid, details: []string{badRequest}, field: "shape"},
+	{name: "outputs by the thousand", request: good(func(r *inferencev1.PredictRequest) { r.Outputs = make([]string, 20000) }), code: codes.InvalidArgument, reason: interceptors.RequestInvalid, details: []string{badRequest}, field: "outputs"},
 	{name: "too many inputs", request: good(func(r *inferencev1.PredictRequest) {
 		for i := range 300 {
 			r.Inputs[fmt.Sprint(i)] = &inferencev1.Tensor{DataType: inferencev1.DataType_DATA_TYPE_BOOL, Shape: []int64{0}}
@@ -281,9 +288,11 @@ var refusedCalls = []refused{
 	// Faults of ours.
 	{name: "panic in the handler", caller: "/inspector", fault: "Panic", code: codes.Internal, reason: interceptors.Internal},
 	{name: "error that is not ours", caller: "/inspector", fault: "Foreign", code: codes.Internal, reason: interceptors.Internal},
-	{name: "caller's deadline", caller: "/inspector", raw: hang("200m"), code: codes.DeadlineExceeded, reason: interceptors.DeadlineExceeded, bare: true},
+	{name: "caller's deadline", caller: "/inspector", raw: hang("200m"), match: "Hang", code: codes.DeadlineExceeded, reason: interceptors.DeadlineExceeded, bare: true},
 	{name: "caller's deadline that has passed on arrival", caller: "/inspector", raw: hang("1n"), code: codes.DeadlineExceeded, reason: interceptors.DeadlineExceeded, bare: true},
 	{name: "server's deadline", caller: "/inspector", fault: "Hang", world: worldOptions{maxCall: 200 * time.Millisecond}, code: codes.DeadlineExceeded, reason: interceptors.DeadlineExceeded},
+	{name: "body that does not come", world: worldOptions{maxCall: 200 * time.Millisecond}, raw: body(func([]byte) []byte { return []byte{0, 0} }, false), code: codes.DeadlineExceeded, reason: interceptors.DeadlineExceeded, bare: true, match: "Predict"},
+	{name: "stream that does not go on", world: worldOptions{maxCall: 200 * time.Millisecond}, raw: body(func(b []byte) []byte { return b }, false), only: "stream", code: codes.DeadlineExceeded, reason: interceptors.DeadlineExceeded, bare: true, match: "Predict"},
 	{name: "record cannot be written", request: good(), before: func(t *testing.T, w *world) {
 		if err := w.audit.Close(); err != nil {
 			t.Fatal(err)
@@ -505,7 +514,7 @@ func (c refused) faults(t *testing.T, w *world, st *status.Status) (faults []str
 	match := func(r *auditv1.Record) bool { return r.GetCallId() == callID(st) }
 	if infos == 0 && c.bare {
 		// Whoever answered knows no call id.
-		match = func(r *auditv1.Record) bool { return strings.Contains(r.GetMethod(), "Hang") }
+		match = func(r *auditv1.Record) bool { return strings.Contains(r.GetMethod(), cmp.Or(c.match, "Hang")) }
 	} else if infos != 1 {
 		fault("%d ErrorInfo, want exactly one", infos)
 	}

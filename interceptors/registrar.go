@@ -1,6 +1,7 @@
 package interceptors
 
 import (
+	"errors"
 	"fmt"
 
 	"google.golang.org/grpc"
@@ -22,9 +23,18 @@ func (c *Chain) Registrar(next grpc.ServiceRegistrar) *Registrar {
 	return &Registrar{chain: c, next: next}
 }
 
-// Err tells which registered methods have no entry in the chain's table, and
-// therefore no action: a server must not start with one.
-func (r *Registrar) Err() error { return r.err }
+// Err tells where the registered methods and the chain's table do not agree: a
+// method without an entry, and therefore without an action, or an entry without a
+// method. A server must not start so.
+func (r *Registrar) Err() error {
+	err := r.err
+	for _, m := range r.chain.methods {
+		if !m.registered {
+			err = errors.Join(err, fmt.Errorf("interceptors: method %s has an action but is not registered", m.FullMethod))
+		}
+	}
+	return err
+}
 
 // RegisterService registers a service whose every method has an entry in the
 // chain's table.
@@ -35,11 +45,11 @@ func (r *Registrar) RegisterService(desc *grpc.ServiceDesc, impl any) {
 		Metadata:    desc.Metadata,
 	}
 	for _, s := range desc.Streams {
-		r.check(desc.ServiceName, s.StreamName)
+		r.note(desc.ServiceName, s.StreamName, true)
 		gated.Streams = append(gated.Streams, s)
 	}
 	for _, m := range desc.Methods {
-		r.check(desc.ServiceName, m.MethodName)
+		r.note(desc.ServiceName, m.MethodName, false)
 		gated.Streams = append(gated.Streams, grpc.StreamDesc{
 			StreamName: m.MethodName,
 			Handler:    r.chain.unary(desc.ServiceName, m),
@@ -48,11 +58,15 @@ func (r *Registrar) RegisterService(desc *grpc.ServiceDesc, impl any) {
 	r.next.RegisterService(gated, impl)
 }
 
-func (r *Registrar) check(service, method string) {
+// note marks the method as registered in the chain's table.
+func (r *Registrar) note(service, method string, streams bool) {
 	full := "/" + service + "/" + method
-	if r.err == nil && r.chain.methods[full] == nil {
-		r.err = fmt.Errorf("interceptors: registered method %s has no policy action", full)
+	m := r.chain.methods[full]
+	if m == nil {
+		r.err = errors.Join(r.err, fmt.Errorf("interceptors: registered method %s has no policy action", full))
+		return
 	}
+	m.registered, m.streams = true, streams
 }
 
 // unary turns a unary method into a stream handler. grpc-go does not call
@@ -64,17 +78,21 @@ func (c *Chain) unary(service string, m grpc.MethodDesc) grpc.StreamHandler {
 	handler := func(srv any, ss grpc.ServerStream) error {
 		ctx := ss.Context()
 		reply, err := m.Handler(srv, ctx, ss.RecvMsg, nil)
-		if err == nil {
-			call := CallFromContext(ctx)
-			call.reply = reply
-			call.sent.Add(1)
+		if err != nil {
+			return err
 		}
-		return err
+		// Encoded in here, so that the record knows of a reply that cannot be.
+		call := CallFromContext(ctx)
+		if err := call.reply.Encode(ss, reply); err != nil {
+			return &Refusal{Reason: Internal, Detail: "encode the reply", Cause: err}
+		}
+		call.sent.Add(1)
+		return nil
 	}
 	return func(srv any, ss grpc.ServerStream) error {
 		if err := c.serve(srv, ss, info, handler); err != nil {
 			return err
 		}
-		return ss.SendMsg(CallFromContext(ss.Context()).reply)
+		return ss.SendMsg(&CallFromContext(ss.Context()).reply)
 	}
 }

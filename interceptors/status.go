@@ -122,5 +122,5 @@ func (c *Chain) logRefusal(call *Call, refusal *Refusal) {
 		slog.String("method", call.FullMethod),
 		slog.String("model", call.model),
 		slog.String("reason", string(refusal.Reason)),
-		slog.String("detail", refusal.Error()))
+		slog.String("detail", clip(refusal.Error(), maxDetailBytes)))
 }

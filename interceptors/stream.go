@@ -40,10 +40,9 @@ type gatedStream struct {
 
 func newGatedStream(c *Chain, call *Call, ss grpc.ServerStream, info *grpc.StreamServerInfo) (*gatedStream, error) {
 	call.ctx = ss.Context()
-	call.streams = info.IsClientStream || info.IsServerStream
 	f, ok := grpc.ServerTransportStreamFromContext(call.ctx).(frames)
 	if !ok {
-		return nil, Refuse(Internal, "grpc-go's server stream does not read frames").status(call.ID).Err()
+		return nil, Refuse(Internal, "grpc-go's server stream does not read frames")
 	}
 	call.gated = gatedStream{ServerStream: ss, chain: c, call: call, frames: f, clientStream: info.IsClientStream}
 	return &call.gated, nil
@@ -112,7 +111,7 @@ func (s *gatedStream) decode(m any, msg *Message) error {
 	}
 	defer data.Free()
 	if s.header[0] != 0 {
-		msg.Err = Refuse(Malformed, "flag byte %#x: compression was not agreed", s.header[0])
+		msg.Err = Refuse(Malformed, "flag byte %#x: compressed messages are not served", s.header[0])
 		return nil
 	}
 	if !s.clientStream {
@@ -129,6 +128,9 @@ func (s *gatedStream) decode(m any, msg *Message) error {
 	}
 	buf := data.MaterializeToBuffer(mem.DefaultBufferPool())
 	defer buf.Free()
+	if msg.Err = s.call.method.bounds.check(buf.ReadOnlyData()); msg.Err != nil {
+		return nil
+	}
 	if err := proto.Unmarshal(buf.ReadOnlyData(), p); err != nil {
 		msg.Err = &Refusal{Reason: Malformed, Cause: err}
 		return nil

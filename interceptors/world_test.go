@@ -59,7 +59,17 @@ roles:
       - actions: [PREDICT, PREDICT_STREAM]
         models: [breast-cancer]
     limits: {requests_per_second: 0.01, request_burst: 3, rows_per_second: 0.01, row_burst: 6, max_rows_per_request: 5, max_streams: 1}
+  - name: narrow
+    rules:
+      - {actions: [PREDICT_STREAM], models: [breast-cancer]}
+    limits: {requests_per_second: 100, rows_per_second: 100, max_streams: 1}
+  - name: wide
+    rules:
+      - {actions: [PREDICT_STREAM], models: [digits]}
+    limits: {requests_per_second: 100, rows_per_second: 100, max_streams: 50}
 bindings:
+  - {role: narrow, callers: ["spiffe://sallyport.test/two/roles"]}
+  - {role: wide, callers: ["spiffe://sallyport.test/two/roles"]}
   - {role: reader, callers: ["spiffe://sallyport.test/clinic/*"]}
   - {role: describer, callers: ["spiffe://sallyport.test/describer"]}
   - {role: inspector, callers: ["spiffe://sallyport.test/inspector"]}
@@ -77,6 +87,7 @@ type world struct {
 	auditDir string
 	audit    *audit.Log
 	chain    *interceptors.Chain
+	cfg      interceptors.Config
 	policy   atomic.Pointer[policy.Index]
 	// ahead is how far the gates' clock is ahead.
 	ahead atomic.Int64
@@ -126,7 +137,7 @@ func newWorld(tb testing.TB, opts worldOptions) *world {
 		Now:               func() time.Time { return time.Now().Add(time.Duration(w.ahead.Load())) },
 	}
 	chain, err := interceptors.NewWithout(cfg, opts.without...)
-	w.chain = chain
+	w.chain, w.cfg = chain, cfg
 	if err != nil {
 		tb.Fatal(err)
 	}

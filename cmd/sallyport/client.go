@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/url"
 	"os"
-	"strings"
 	"time"
 
 	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/retry"
@@ -134,10 +133,10 @@ func checkSocket(socket string) error {
 	case u.Scheme == "tcp":
 		return nil
 	case u.Scheme == "unix":
-		path = u.Path
+		path = cmp.Or(u.Path, u.Opaque)
 	}
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) { //nolint:gosec // the path that the user named
-		return fmt.Errorf("no SPIFFE Workload API at %s: the socket does not exist; is the agent, or 'sallyport dev', running?", printable(strings.TrimPrefix(path, "unix:")))
+		return fmt.Errorf("no SPIFFE Workload API at %s: the socket does not exist; is the agent, or 'sallyport dev', running?", printable(path))
 	}
 	return nil
 }

@@ -42,38 +42,33 @@ type caller struct {
 	source *identity.Source
 }
 
-// connect makes a connection of its own for a workload of dev.
-func connect(ctx context.Context, s *server, workload string) (*caller, error) {
-	source, err := identity.Open(ctx, identity.Config{WorkloadAPI: s.socket(workload)})
+// as connects as a workload of dev, for the length of the test.
+func (s *server) as(t testing.TB, workload string) *caller {
+	t.Helper()
+	source, err := identity.Open(t.Context(), identity.Config{WorkloadAPI: s.socket(workload)})
 	if err != nil {
-		return nil, err
+		t.Fatal(err)
 	}
+	t.Cleanup(func() { _ = source.Close() })
+	c, err := s.dial(source)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.conn.Close() })
+	return c
+}
+
+// dial makes a connection, which is for the test to close.
+func (s *server) dial(source *identity.Source) (*caller, error) {
 	creds, err := identity.NewClientCredentials(source, identity.DefaultServer())
 	if err != nil {
 		return nil, err
 	}
-	conn, err := grpc.NewClient("passthrough:///"+s.address, grpc.WithTransportCredentials(creds),
-		grpc.WithDisableRetry(), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(1<<30)))
+	conn, err := grpc.NewClient("passthrough:///"+s.address, grpc.WithTransportCredentials(creds), grpc.WithDisableRetry())
 	if err != nil {
 		return nil, err
 	}
 	return &caller{inferencev1.NewPredictionServiceClient(conn), conn, source}, nil
-}
-
-func (c *caller) close() {
-	_ = c.conn.Close()
-	_ = c.source.Close()
-}
-
-// as is connect for the length of a test.
-func (s *server) as(t testing.TB, workload string) *caller {
-	t.Helper()
-	c, err := connect(t.Context(), s, workload)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(c.close)
-	return c
 }
 
 const breastCancer = "breast-cancer"

@@ -4,13 +4,14 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/http"
 	"slices"
 	"syscall"
 	"testing"
-	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 
 	auditv1 "github.com/sallyport/sallyport/gen/go/sallyport/audit/v1"
 	inferencev1 "github.com/sallyport/sallyport/gen/go/sallyport/inference/v1"
@@ -46,7 +47,6 @@ func TestDrain(t *testing.T) {
 	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	began := time.Now()
 	results, told := map[uint64]bool{}, false
 	for len(results) < batches || !told {
 		answer, err := stream.Recv()
@@ -79,7 +79,7 @@ func TestDrain(t *testing.T) {
 	if _, err := stream.Recv(); !errors.Is(err, io.EOF) {
 		t.Errorf("stream: %v", err)
 	}
-	s.finished(t, began)
+	s.stopped(t)
 	if calls := s.calls(t); !slices.Equal(calls, []string{"OK", "OK", "OK"}) {
 		t.Errorf("calls on record: %v", calls)
 	}
@@ -92,7 +92,6 @@ func TestDrainTimeout(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	began := time.Now()
 	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
@@ -102,25 +101,51 @@ func TestDrainTimeout(t *testing.T) {
 	if _, err := stream.Recv(); err == nil || errors.Is(err, io.EOF) {
 		t.Errorf("end of the stream: %v", err)
 	}
-	s.finished(t, began)
+	s.stopped(t)
 	if len(s.calls(t)) != 1 {
 		t.Errorf("calls on record: %v", s.calls(t))
 	}
 }
 
-// finished fails the test unless the server ends in order within ten seconds.
-func (s *server) finished(t testing.TB, began time.Time) {
+// Who balances load sees that the server drains, and does not keep it from
+// ending by looking.
+func TestDrainIsSeen(t *testing.T) {
+	s := startServe(t, newSite(t, "bounds: {drain_timeout: 60s}\n"))
+	clinic := s.as(t, "clinic")
+	stream, _, err := clinic.open(t.Context(), breastCancer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	health, err := healthv1.NewHealthClient(clinic.conn).Watch(t.Context(), &healthv1.HealthCheckRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if answer, err := health.Recv(); answer.GetStatus() != healthv1.HealthCheckResponse_SERVING {
+		t.Fatalf("health before: %v, %v", answer, err)
+	}
+	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if answer, err := stream.Recv(); answer.GetDraining() == nil {
+		t.Fatalf("stream: %v, %v", answer, err)
+	}
+	if answer, err := health.Recv(); answer.GetStatus() != healthv1.HealthCheckResponse_NOT_SERVING {
+		t.Errorf("health: %v, %v", answer, err)
+	}
+	if code, body, err := s.get(t.Context(), "/readyz"); code != http.StatusServiceUnavailable {
+		t.Errorf("/readyz: %d, %q, %v", code, body, err)
+	}
+	if err := stream.CloseSend(); err != nil {
+		t.Fatal(err)
+	}
+	s.stopped(t)
+}
+
+// stopped fails the test unless the server ends in order, and says so last.
+func (s *server) stopped(t testing.TB) {
 	t.Helper()
-	select {
-	case <-s.ended:
-	case <-time.After(patience):
-		t.Fatal("the server goes on")
-	}
-	if err := s.wellEnded(); err != nil {
-		t.Error(err)
-	}
-	if took := time.Since(began); took > 10*time.Second {
-		t.Errorf("the server ended after %v", took)
+	if err := s.end(patience); err != nil {
+		t.Fatal(err)
 	}
 	all := s.records(t)
 	if last := all[len(all)-1]; last.GetDetail() != "server stopped" {

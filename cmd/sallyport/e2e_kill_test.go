@@ -6,7 +6,9 @@ import (
 	"io"
 	"math/rand/v2"
 	"os/exec"
+	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -23,6 +25,8 @@ func TestKilledUnderLoad(t *testing.T) {
 	const rounds = 20
 	dir := shortDir(t)
 	write(t, dir+"/policy.yaml", generous)
+	// Small segments, so that some deaths come while one follows another.
+	write(t, dir+"/sallyport.yaml", strings.Replace(config, "  directory: audit\n", "  directory: audit\n  segment_bytes: 65536\n", 1))
 	answers := &answers{codes: map[string]codes.Code{}}
 	for range rounds {
 		s := startDev(t, dir)
@@ -34,7 +38,9 @@ func TestKilledUnderLoad(t *testing.T) {
 	}
 	// It starts once more, and so mends what the last end left.
 	s := startDev(t, dir)
-	s.stopped(t, 10*time.Second)
+	if err := s.stop(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
 
 	recorded := map[string]*auditv1.Record{}
 	for _, r := range s.records(t) {

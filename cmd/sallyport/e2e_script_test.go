@@ -13,7 +13,6 @@ import (
 	"strconv"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
@@ -38,6 +37,7 @@ func TestDev(t *testing.T) {
 			env.Values["servers"] = map[string]*server{}
 			env.Setenv(onnx.LibraryEnv, library)
 			env.Setenv("EXAMPLES", examples)
+			env.Setenv("GORACE", "atexit_sleep_ms=0") // else the race detector takes a second at each exit
 			env.Setenv("SALLYPORT_SERVER", "")
 			env.Setenv("SPIFFE_ENDPOINT_SOCKET", "")
 			return nil
@@ -90,11 +90,7 @@ func down(ts *testscript.TestScript, neg bool, args []string) {
 		s.kill()
 	case "TERM", "INT":
 		signal := map[string]os.Signal{"TERM": syscall.SIGTERM, "INT": os.Interrupt}[args[1]]
-		took, err := s.stop(signal)
-		ts.Check(err)
-		if took > 10*time.Second {
-			ts.Fatalf("ended after %v", took)
-		}
+		ts.Check(s.stop(signal))
 	}
 	ts.Check(os.WriteFile(s.dir+".log", []byte(s.stderr.String()), 0o600))
 }
@@ -163,7 +159,7 @@ func repeat(ts *testscript.TestScript, args []string, good func(code, stdout str
 		stderr.Reset()
 		cmd := exec.Command(args[0], args[1:]...)
 		cmd.Dir, cmd.Stdout, cmd.Stderr = ts.MkAbs("."), &stdout, &stderr
-		for _, name := range []string{"PATH", "HOME", "SALLYPORT_SERVER"} {
+		for _, name := range []string{"PATH", "HOME", "GORACE", "SALLYPORT_SERVER"} {
 			cmd.Env = append(cmd.Env, name+"="+ts.Getenv(name))
 		}
 		code := exitCode(ts, cmd.Run())

@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/sallyport/sallyport/identity/devauthority"
 )
@@ -27,9 +28,17 @@ admin:
   listen: 127.0.0.1:0
 `
 
-// newSite is a directory with all that `sallyport serve` needs: configuration,
-// policy, key, models and a Workload API. More is added to the configuration.
+// newSite is a directory with all that `sallyport serve` needs, the Workload API
+// included. More is added to the configuration.
 func newSite(t testing.TB, more string) (dir string) {
+	t.Helper()
+	dir = newConfig(t, more)
+	startAuthority(t, dir, time.Hour)
+	return dir
+}
+
+// newConfig is newSite without the Workload API.
+func newConfig(t testing.TB, more string) (dir string) {
 	t.Helper()
 	dir = shortDir(t)
 	write(t, dir+"/sallyport.yaml", config+more)
@@ -42,17 +51,20 @@ func newSite(t testing.TB, more string) (dir string) {
 	if err := os.Symlink(models, dir+"/models"); err != nil {
 		t.Fatal(err)
 	}
-	authority, err := devauthority.Start(devauthority.Config{Dir: dir, Workloads: append(devauthority.DefaultWorkloads(),
-		devauthority.Workload{Name: "nobody"})})
+	return dir
+}
+
+// startAuthority serves the Workload API until the test ends or it is closed.
+func startAuthority(t testing.TB, dir string, ttl time.Duration) *devauthority.Authority {
+	t.Helper()
+	authority, err := devauthority.Start(devauthority.Config{
+		Dir: dir, TTL: ttl, Workloads: append(devauthority.DefaultWorkloads(), devauthority.Workload{Name: "nobody"}),
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if err := authority.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return dir
+	t.Cleanup(func() { _ = authority.Close() })
+	return authority
 }
 
 // startServe runs `sallyport serve` on a site until the test ends.

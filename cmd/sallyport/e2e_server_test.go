@@ -40,7 +40,7 @@ func launch(dir, library string, args ...string) (*server, error) {
 		dir: dir, cmd: exec.Command("sallyport", args...),
 		stdout: newTranscript(), stderr: newTranscript(), ended: make(chan struct{}),
 	}
-	s.cmd.Env = append(os.Environ(), onnx.LibraryEnv+"="+library)
+	s.cmd.Env = append(os.Environ(), onnx.LibraryEnv+"="+library, "GORACE=atexit_sleep_ms=0")
 	s.cmd.Stdout, s.cmd.Stderr = s.stdout, s.stderr
 	if err := s.cmd.Start(); err != nil {
 		return nil, err
@@ -88,25 +88,29 @@ func (s *server) kill() {
 	<-s.ended
 }
 
-// stop sends the signal, waits for the end and returns how long that took. The
-// error is that the process did not end as a server that was asked to should.
-func (s *server) stop(signal os.Signal) (time.Duration, error) {
-	began := time.Now()
+// promptly is how soon a server ends that nobody uses: before it would give up
+// on those who do, 15 s unless configured.
+const promptly = 12 * time.Second
+
+// stop sends the signal and waits for the end. The error is that the process did
+// not end as a server should that is asked to.
+func (s *server) stop(signal os.Signal) error {
 	if err := s.cmd.Process.Signal(signal); err != nil {
-		return 0, err
+		return err
 	}
+	return s.end(promptly)
+}
+
+// end waits for the end of a server that was asked to stop.
+func (s *server) end(limit time.Duration) error {
 	select {
 	case <-s.ended:
-	case <-time.After(patience):
+	case <-time.After(limit):
 		// Where it hangs is worth knowing.
 		_ = s.cmd.Process.Signal(syscall.SIGQUIT)
 		<-s.ended
-		return 0, fmt.Errorf("no end within %v of %v; it wrote:\n%s", patience, signal, s.stderr)
+		return fmt.Errorf("no end within %v; it wrote:\n%s", limit, s.stderr)
 	}
-	return time.Since(began), s.wellEnded()
-}
-
-func (s *server) wellEnded() error {
 	if code := s.cmd.ProcessState.ExitCode(); code != 0 {
 		return fmt.Errorf("the server ended with %v; it wrote:\n%s", s.cmd.ProcessState, s.stderr)
 	}
@@ -116,18 +120,6 @@ func (s *server) wellEnded() error {
 		}
 	}
 	return nil
-}
-
-// stopped fails the test unless the server drains and ends within limit.
-func (s *server) stopped(t testing.TB, limit time.Duration) {
-	t.Helper()
-	took, err := s.stop(syscall.SIGTERM)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if took > limit {
-		t.Errorf("ended after %v, want %v at most", took, limit)
-	}
 }
 
 // socket is the Workload API of one of dev's workloads.

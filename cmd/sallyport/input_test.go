@@ -30,14 +30,14 @@ func spec(name string, d inferencev1.DataType, shape []int64, columns ...string)
 
 // Signatures that the tests read input for.
 var (
-	named   = []*inferencev1.TensorSpec{spec("features", float32s, []int64{-1, 2}, "a", "b")}
-	unnamed = []*inferencev1.TensorSpec{spec("x", float64s, []int64{-1, 2})}
-	anyWide = []*inferencev1.TensorSpec{spec("x", int64s, []int64{-1, -1})}
-	text    = []*inferencev1.TensorSpec{spec("text", texts, []int64{-1, 1})}
-	several = []*inferencev1.TensorSpec{spec("age", int8s, []int64{-1, 1}), spec("smokes", bools, []int64{-1}), spec("name", texts, []int64{-1, 1})}
-	image   = []*inferencev1.TensorSpec{spec("image", uint8s, []int64{-1, 2, 2})}
-	scalar  = []*inferencev1.TensorSpec{spec("x", float32s, nil)}
-	half    = []*inferencev1.TensorSpec{spec("x", float16s, []int64{-1})}
+	named    = []*inferencev1.TensorSpec{spec("features", float32s, []int64{-1, 2}, "a", "b")}
+	unnamed  = []*inferencev1.TensorSpec{spec("x", float64s, []int64{-1, 2})}
+	anyWide  = []*inferencev1.TensorSpec{spec("x", int64s, []int64{-1, -1})}
+	text     = []*inferencev1.TensorSpec{spec("text", texts, []int64{-1, 1})}
+	several  = []*inferencev1.TensorSpec{spec("age", int8s, []int64{-1, 1}), spec("smokes", bools, []int64{-1}), spec("name", texts, []int64{-1, 1})}
+	image    = []*inferencev1.TensorSpec{spec("image", uint8s, []int64{-1, 2, 2})}
+	rankless = []*inferencev1.TensorSpec{spec("x", float32s, nil)}
+	half     = []*inferencev1.TensorSpec{spec("x", float16s, []int64{-1})}
 )
 
 // plain is a tensor as a test reads it: its shape and its elements as text.
@@ -131,7 +131,7 @@ func TestParseInput(t *testing.T) {
 			want: map[string]string{"text": `STRING[2 1][["a"],["b"]]`},
 		},
 		{
-			name: "a scalar", format: "json", specs: scalar, rows: 0,
+			name: "a scalar", format: "json", specs: rankless, rows: 0,
 			data: `{"x": 2}`,
 			want: map[string]string{"x": "FLOAT32[]2"},
 		},
@@ -299,7 +299,7 @@ func TestFormatOf(t *testing.T) {
 
 // Whatever the bytes, there are tensors that fit their shapes or an error.
 func FuzzParseInput(f *testing.F) {
-	signatures := [][]*inferencev1.TensorSpec{named, unnamed, anyWide, text, several, image, scalar, half}
+	signatures := [][]*inferencev1.TensorSpec{named, unnamed, anyWide, text, several, image, rankless, half}
 	for i, seed := range []string{
 		"a,b\n1,2\n", "u,v\n1,2\n", `{"x": [[1,2],[3,4]]}`, "text\nhello\n", `[{"age": 1, "smokes": true, "name": "A"}]`,
 		`{"inputs": {"image": [[[1,2],[3,4]]]}}`, `{"x": 1}`, `{"x": ["NaN", 1]}`,

@@ -16,6 +16,18 @@ const maxRank = 16
 // readArray appends the elements of a nested array, or of a single value, to t
 // and returns the shape of the array. Errors say where, beginning with path.
 func readArray(path string, data []byte, t *inferencev1.Tensor) ([]int64, error) {
+	// Rows hold a great many single values; a decoder for each would cost more
+	// than all the rest.
+	if data[0] != '[' && data[0] != '{' {
+		tok, err := scalar(data)
+		if err == nil {
+			err = appendScalar(t, tok)
+		}
+		if err != nil {
+			return nil, at(path, err.Error())
+		}
+		return nil, nil
+	}
 	r := arrayReader{dec: json.NewDecoder(bytes.NewReader(data)), tensor: t, leaf: -1}
 	r.dec.UseNumber()
 	if err := r.read(); err != nil {
@@ -84,6 +96,21 @@ func (r *arrayReader) read() error {
 		return fmt.Errorf("has %d elements, those before it %d", n, r.shape[depth])
 	}
 	return nil
+}
+
+// scalar is the token of a valid JSON value that is no array or object.
+func scalar(data []byte) (json.Token, error) {
+	switch data[0] {
+	case '"':
+		var s string
+		err := json.Unmarshal(data, &s)
+		return s, err
+	case 't', 'f':
+		return data[0] == 't', nil
+	case 'n':
+		return nil, nil
+	}
+	return json.Number(data), nil
 }
 
 // appendScalar appends a JSON value that is no array or object to t.

@@ -1,8 +1,11 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
+	"strconv"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -42,6 +45,20 @@ func TestScripts(t *testing.T) {
 			// auditlog DIR: write an audit log, the same bytes every time.
 			"auditlog": func(ts *testscript.TestScript, _ bool, args []string) {
 				ts.Check(appendLog(ts.MkAbs(args[0]), sampleRecords()...))
+			},
+			// exits CODE COMMAND...: run a command that must end with the code.
+			"exits": func(ts *testscript.TestScript, _ bool, args []string) {
+				code := 0
+				if err := ts.Exec(args[1], args[2:]...); err != nil {
+					var exit *exec.ExitError
+					if !errors.As(err, &exit) {
+						ts.Fatalf("%v", err)
+					}
+					code = exit.ExitCode()
+				}
+				if got := strconv.Itoa(code); got != args[0] {
+					ts.Fatalf("exit code %s, want %s", got, args[0])
+				}
 			},
 			// flip FILE: change one bit in the middle of a file.
 			"flip": func(ts *testscript.TestScript, _ bool, args []string) {

@@ -50,9 +50,15 @@ func (s *scriptedServer) ListModels(_ context.Context, r *inferencev1.ListModels
 // connect serves s in memory and returns a client of it.
 func connect(t *testing.T, s *scriptedServer) inferencev1.PredictionServiceClient {
 	t.Helper()
+	return inferencev1.NewPredictionServiceClient(serveInMemory(t, s))
+}
+
+func serveInMemory(t *testing.T, s *scriptedServer) *grpc.ClientConn {
+	t.Helper()
 	listener := bufconn.Listen(1 << 16)
 	server := grpc.NewServer()
 	inferencev1.RegisterPredictionServiceServer(server, s)
+	inferencev1.RegisterModelServiceServer(server, s)
 	var serving sync.WaitGroup
 	serving.Go(func() { _ = server.Serve(listener) })
 	conn, err := grpc.NewClient("passthrough:///memory",
@@ -66,5 +72,5 @@ func connect(t *testing.T, s *scriptedServer) inferencev1.PredictionServiceClien
 		server.Stop()
 		serving.Wait()
 	})
-	return inferencev1.NewPredictionServiceClient(conn)
+	return conn
 }

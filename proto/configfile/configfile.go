@@ -12,6 +12,7 @@ import (
 	"buf.build/go/protoyaml"
 	"go.yaml.in/yaml/v3"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
 // maxBytes is far above any configuration, a policy of 100,000 rules included.
@@ -36,7 +37,7 @@ func Parse(path string, data []byte, m proto.Message) (err error) {
 	if len(data) > maxBytes {
 		return fmt.Errorf("%s: larger than %d bytes", path, maxBytes)
 	}
-	if err := checkYAML(data); err != nil {
+	if err := checkYAML(data, m.ProtoReflect().Descriptor()); err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	if err := (protoyaml.UnmarshalOptions{Path: path, Validator: validator{}}).Unmarshal(data, m); err != nil {
@@ -53,7 +54,7 @@ func (validator) Validate(m proto.Message) error { return protovalidate.Validate
 // checkYAML refuses what protoyaml would read without a word: a second
 // document, which it drops; a second value for a key, which it lets win; and
 // line breaks that YAML knows and protoyaml does not count, on which it panics.
-func checkYAML(data []byte) error {
+func checkYAML(data []byte, schema protoreflect.MessageDescriptor) error {
 	lines := bytes.ReplaceAll(data, []byte("\r\n"), []byte("\n"))
 	for _, lineBreak := range []string{"\r", "\u0085", "\u2028", "\u2029"} {
 		if before, _, found := bytes.Cut(lines, []byte(lineBreak)); found {
@@ -73,22 +74,41 @@ func checkYAML(data []byte) error {
 	if err := decoder.Decode(&second); !errors.Is(err, io.EOF) {
 		return fmt.Errorf("line %d: more than one document", second.Line)
 	}
-	return checkKeys(&document)
+	return checkKeys(document.Content[0], schema)
 }
 
-func checkKeys(node *yaml.Node) error {
-	if node.Kind == yaml.MappingNode {
-		seen := make(map[string]bool, len(node.Content)/2)
-		for i := 0; i < len(node.Content); i += 2 {
-			key := node.Content[i]
-			if seen[key.Value] {
-				return fmt.Errorf("line %d: key %q comes twice", key.Line, key.Value)
+// checkKeys refuses a key that comes twice. A field has one name here, as in the
+// schema: Protobuf's JSON form has a second one, under which a field could come
+// again.
+func checkKeys(node *yaml.Node, schema protoreflect.MessageDescriptor) error {
+	if node.Kind == yaml.SequenceNode {
+		for _, item := range node.Content {
+			if err := checkKeys(item, schema); err != nil {
+				return err
 			}
-			seen[key.Value] = true
 		}
 	}
-	for _, child := range node.Content {
-		if err := checkKeys(child); err != nil {
+	if node.Kind != yaml.MappingNode {
+		return nil
+	}
+	seen := make(map[string]bool, len(node.Content)/2)
+	for i := 0; i+1 < len(node.Content); i += 2 {
+		key := node.Content[i]
+		if seen[key.Value] {
+			return fmt.Errorf("line %d: key %q comes twice", key.Line, key.Value)
+		}
+		seen[key.Value] = true
+		var inner protoreflect.MessageDescriptor
+		if schema != nil {
+			field := schema.Fields().ByName(protoreflect.Name(key.Value))
+			if other := schema.Fields().ByJSONName(key.Value); field == nil && other != nil {
+				return fmt.Errorf("line %d: %q is written %q", key.Line, key.Value, other.Name())
+			}
+			if field != nil {
+				inner = field.Message()
+			}
+		}
+		if err := checkKeys(node.Content[i+1], inner); err != nil {
 			return err
 		}
 	}

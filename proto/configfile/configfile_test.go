@@ -18,6 +18,8 @@ func TestParseRefuses(t *testing.T) {
 		"wrong type":                      {"max_rows: many\n", path + ":1:11 "},
 		"key twice":                       {"max_rows: 1\nmax_rows: 2\n", path + `: line 2: key "max_rows" comes twice`},
 		"inner key twice":                 {"inputs:\n- name: x\n  max: 1\n  max: 9\n", path + `: line 4: key "max" comes twice`},
+		"field by its JSON name":          {"max_rows: 1\nmaxRows: 2\n", path + `: line 2: "maxRows" is written "max_rows"`},
+		"inner field by its JSON name":    {"inputs: [{name: x, allow_nan: false, allowNan: true}]\n", `: line 1: "allowNan" is written "allow_nan"`},
 		"two documents":                   {"max_rows: 1\n---\nmax_rows: 2\n", path + ": line 2: more than one document"},
 		"empty":                           {"", path + ": empty"},
 		"only a comment":                  {"# later\n", path + ": empty"},

@@ -78,7 +78,7 @@ func (s *Service) Predict(ctx context.Context, r *inferencev1.PredictRequest) (*
 		return nil, err
 	}
 	defer m.Release()
-	outputs, _, err := run(ctx, m, r.GetInputs(), r.GetOutputs())
+	outputs, err := run(ctx, m, r.GetInputs(), r.GetOutputs())
 	if err != nil {
 		return nil, err
 	}
@@ -92,37 +92,41 @@ func (s *Service) resolve(ctx context.Context, name string, version int64) (*mod
 	if err != nil {
 		return nil, refusal(fmt.Errorf("model %q version %d: %w", name, version, err))
 	}
-	interceptors.CallFromContext(ctx).Resolved(m.Number, m.Digest)
+	interceptors.CallFromContext(ctx).Resolved(m.Name, m.Number, m.Digest)
 	return m, nil
 }
 
 // run decodes the inputs, checks them against the contract, runs the model and
-// encodes what it returned. ran tells whether the model began to run: if so,
-// the rows are paid for, whatever became of them.
-func run(ctx context.Context, m *model.Version, in map[string]*inferencev1.Tensor, names []string) (out map[string]*inferencev1.Tensor, ran bool, err error) {
+// encodes what it returned. What the call has paid for and the model did not
+// begin to run, it gets back.
+func run(ctx context.Context, m *model.Version, in map[string]*inferencev1.Tensor, names []string) (_ map[string]*inferencev1.Tensor, err error) {
+	call := interceptors.CallFromContext(ctx)
+	notRun := claimedRows(in)
+	defer func() { call.NotRun(notRun) }()
 	inputs, raw, err := decodeInputs(in)
 	if err != nil {
-		return nil, false, err
+		return nil, err
 	}
 	rows, err := m.Contract.Check(inputs, names)
 	if err != nil {
-		return nil, false, refusal(err)
+		return nil, refusal(err)
 	}
 	start := time.Now()
 	outputs, err := m.Runner.Run(ctx, inputs, names)
-	if ran = !errors.Is(err, model.ErrOverloaded); ran {
-		interceptors.CallFromContext(ctx).Ran(rows, time.Since(start))
+	if !errors.Is(err, model.ErrNotStarted) {
+		call.Ran(rows, time.Since(start))
+		notRun -= rows
 	}
 	if err != nil {
-		return nil, ran, refusal(fmt.Errorf("run model %q version %d: %w", m.Name, m.Number, err))
+		return nil, refusal(fmt.Errorf("run model %q version %d: %w", m.Name, m.Number, err))
 	}
-	out = make(map[string]*inferencev1.Tensor, len(outputs))
+	out := make(map[string]*inferencev1.Tensor, len(outputs))
 	for name, t := range outputs {
 		if out[name], err = encodeTensor(t, raw); err != nil {
-			return nil, true, fmt.Errorf("output %q of model %q version %d: %w", name, m.Name, m.Number, err)
+			return nil, fmt.Errorf("output %q of model %q version %d: %w", name, m.Name, m.Number, err)
 		}
 	}
-	return out, true, nil
+	return out, nil
 }
 
 // decodeInputs also tells whether the answer is to be in raw form: every

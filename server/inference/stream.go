@@ -164,11 +164,8 @@ func (b *batches) run(ctx context.Context, in *inferencev1.StreamBatch) (result 
 	}()
 	ctx, cancel := context.WithTimeout(ctx, b.service.batchTimeout)
 	defer cancel()
-	outputs, ran, err := run(ctx, b.model, in.GetInputs(), b.outputs)
+	outputs, err := run(ctx, b.model, in.GetInputs(), b.outputs)
 	if err != nil {
-		if !ran {
-			b.call.NotRun(claimedRows(in.GetInputs()))
-		}
 		return b.failed(in, err)
 	}
 	return &inferencev1.StreamResult{

@@ -10,8 +10,7 @@ import (
 	"github.com/sallyport/sallyport/server/model"
 )
 
-// dtypes maps the API's types to the domain's, both ways by search: there are
-// few.
+// dtypes maps the API's types to the domain's.
 var dtypes = [...]model.DType{
 	inferencev1.DataType_DATA_TYPE_BOOL:     model.Bool,
 	inferencev1.DataType_DATA_TYPE_INT8:     model.Int8,
@@ -167,14 +166,13 @@ func decodeTyped(t *inferencev1.Tensor, out *model.Tensor, filled string) error 
 	case "float_values":
 		out.Data = make([]byte, len(t.GetFloatValues())*size)
 		for i, v := range t.GetFloatValues() {
-			b := math.Float32bits(v)
 			switch out.DType {
 			case model.Float16:
-				putInt(out.Data[i*size:], size, uint64(float16(b)))
+				putInt(out.Data[i*size:], size, uint64(model.Float16Bits(v)))
 			case model.BFloat16:
-				putInt(out.Data[i*size:], size, uint64(bfloat16(b)))
+				putInt(out.Data[i*size:], size, uint64(model.BFloat16Bits(v)))
 			default:
-				putInt(out.Data[i*size:], size, uint64(b))
+				putInt(out.Data[i*size:], size, uint64(math.Float32bits(v)))
 			}
 		}
 	case "double_values":
@@ -259,9 +257,9 @@ func encodeTensor(t *model.Tensor, raw bool) (*inferencev1.Tensor, error) {
 		for i := range n {
 			switch t.DType {
 			case model.Float16:
-				out.FloatValues[i] = fromFloat16(uint16(at(i))) //nolint:gosec // two bytes wide
+				out.FloatValues[i] = model.FromFloat16Bits(uint16(at(i))) //nolint:gosec // two bytes wide
 			case model.BFloat16:
-				out.FloatValues[i] = math.Float32frombits(uint32(at(i)) << 16) //nolint:gosec // two bytes wide
+				out.FloatValues[i] = model.FromBFloat16Bits(uint16(at(i))) //nolint:gosec // two bytes wide
 			default:
 				out.FloatValues[i] = math.Float32frombits(uint32(at(i))) //nolint:gosec // four bytes wide
 			}

@@ -166,14 +166,9 @@ func floatAt(d DType, data []byte, i int) float64 {
 	case Float32:
 		return float64(math.Float32frombits(binary.LittleEndian.Uint32(data[4*i:])))
 	case BFloat16:
-		return float64(math.Float32frombits(uint32(binary.LittleEndian.Uint16(data[2*i:])) << 16))
+		return float64(FromBFloat16Bits(binary.LittleEndian.Uint16(data[2*i:])))
 	}
-	half := uint32(binary.LittleEndian.Uint16(data[2*i:]))
-	bits := half&0x8000<<16 | half&0x7fff<<13
-	if half&0x7c00 == 0x7c00 {
-		return float64(math.Float32frombits(bits | 0x7f800000))
-	}
-	return float64(math.Float32frombits(bits)) * 0x1p112 // the difference of the exponents' biases
+	return float64(FromFloat16Bits(binary.LittleEndian.Uint16(data[2*i:])))
 }
 
 // key is element i of a tensor of an integer type, in an order that all share:

@@ -3,7 +3,6 @@ package model
 import (
 	"context"
 	"errors"
-	"slices"
 )
 
 // TensorSpec is the name, type and shape of one input or output.
@@ -20,14 +19,6 @@ type Signature struct {
 	Outputs []TensorSpec
 }
 
-// HasRows tells whether the first dimension of every input is a row dimension:
-// one that may have any length.
-func (s *Signature) HasRows() bool {
-	return len(s.Inputs) > 0 && !slices.ContainsFunc(s.Inputs, func(in TensorSpec) bool {
-		return len(in.Shape) == 0 || in.Shape[0] != -1
-	})
-}
-
 // Runner runs one loaded artefact. It is safe for concurrent use.
 type Runner interface {
 	// Signature is the graph's signature; the caller must not change it.
@@ -35,7 +26,8 @@ type Runner interface {
 	// Run runs the model once and blocks until it is done. Inputs have been
 	// checked against the signature; they are read, not kept. The outputs named
 	// are returned, all if none is named; the caller owns them. When ctx ends
-	// the run is terminated and ctx's error returned. ErrOverloaded if the run
+	// the run is terminated and ctx's error returned. The error wraps
+	// ErrNotStarted if the model did not begin to run; ErrOverloaded if the run
 	// could not even wait for its turn, ErrInvalidInput if the inputs do not fit.
 	Run(ctx context.Context, inputs map[string]*Tensor, outputs []string) (map[string]*Tensor, error)
 	// Close frees the artefact. No Run may be going on or begin afterwards.
@@ -47,6 +39,9 @@ type Loader interface {
 	// Load blocks while the graph is optimised. It does not keep artifact.
 	Load(artifact []byte) (Runner, error)
 }
+
+// ErrNotStarted says that a model did not begin to run: nothing was spent.
+var ErrNotStarted = errors.New("the run did not start")
 
 // ErrOverloaded says that more calls wait for a model than may.
 var ErrOverloaded = errors.New("too many calls wait for a model")

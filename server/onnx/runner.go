@@ -37,7 +37,13 @@ func (r *runner) Close() error {
 // Run is as model.Runner says. A run that is to end does so at its next node:
 // ONNX Runtime does not look up within one. Its errors are model.ErrInvalidInput where
 // the inputs are at fault.
-func (r *runner) Run(ctx context.Context, inputs map[string]*model.Tensor, names []string) (map[string]*model.Tensor, error) {
+func (r *runner) Run(ctx context.Context, inputs map[string]*model.Tensor, names []string) (_ map[string]*model.Tensor, err error) {
+	started := false
+	defer func() {
+		if err != nil && !started {
+			err = fmt.Errorf("%w: %w", model.ErrNotStarted, err)
+		}
+	}()
 	if err := r.check(inputs, names); err != nil {
 		return nil, err
 	}
@@ -57,6 +63,7 @@ func (r *runner) Run(ctx context.Context, inputs map[string]*model.Tensor, names
 		}
 		feeds = append(feeds, v)
 	}
+	started = true
 	fetched := make([]ort.Value, len(r.fetches))
 	defer func() { destroy(fetched) }()
 	if err := r.run(ctx, feeds, fetched); err != nil {
