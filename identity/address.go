@@ -18,6 +18,10 @@ import (
 	"google.golang.org/grpc/status"
 )
 
+// maxSocketPath is the longest path of a unix socket on Linux, without the zero
+// at its end.
+const maxSocketPath = 107
+
 // workloadAPIAddress is the URI of the Workload API that is configured, or in
 // the environment.
 func workloadAPIAddress(configured string) (string, error) {
@@ -34,6 +38,14 @@ func workloadAPIAddress(configured string) (string, error) {
 			return "", fmt.Errorf("SPIFFE Workload API at %s: %w", addr, err)
 		}
 		addr = (&url.URL{Scheme: "unix", Path: path}).String()
+	}
+	if u, err := url.Parse(addr); err == nil && u.Scheme == "unix" {
+		switch {
+		case u.Host != "":
+			return "", fmt.Errorf("SPIFFE Workload API at %s: a path begins with a third slash: unix:///%s%s", addr, u.Host, u.Path)
+		case len(u.Path) > maxSocketPath:
+			return "", fmt.Errorf("SPIFFE Workload API at %s: the path has %d bytes, a socket's can have %d", addr, len(u.Path), maxSocketPath)
+		}
 	}
 	if err := workloadapi.ValidateAddress(addr); err != nil {
 		return "", fmt.Errorf("SPIFFE Workload API at %s: %w", addr, err)

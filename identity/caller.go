@@ -28,19 +28,6 @@ type Caller struct {
 // Expired tells whether the identity has ended at now.
 func (c *Caller) Expired(now time.Time) bool { return !now.Before(c.NotAfter) }
 
-type callerKey struct{}
-
-// NewContext returns a context that carries the caller.
-func NewContext(ctx context.Context, c *Caller) context.Context {
-	return context.WithValue(ctx, callerKey{}, c)
-}
-
-// FromContext returns the caller that NewContext put into ctx, or nil.
-func FromContext(ctx context.Context) *Caller {
-	c, _ := ctx.Value(callerKey{}).(*Caller)
-	return c
-}
-
 // AuthInfo is what the credentials of this package leave on a connection, as a
 // pointer: the peer's AuthInfo in gRPC's terms. It is immutable.
 type AuthInfo struct {

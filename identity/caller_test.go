@@ -20,13 +20,3 @@ func TestCallerExpired(t *testing.T) {
 		}
 	}
 }
-
-func TestCallerInContext(t *testing.T) {
-	if c := identity.FromContext(t.Context()); c != nil {
-		t.Errorf("caller %v from nowhere", c)
-	}
-	c := new(identity.Caller)
-	if got := identity.FromContext(identity.NewContext(t.Context(), c)); got != c {
-		t.Errorf("caller %v", got)
-	}
-}

@@ -120,6 +120,8 @@ func TestOpenFails(t *testing.T) {
 	}{
 		{"no address", "", []string{"workload_api", "SPIFFE_ENDPOINT_SOCKET"}},
 		{"unusable address", "tcp://localhost", []string{"tcp://localhost", "IP:port"}},
+		{"two slashes", "unix://tmp/x.sock", []string{"unix:///tmp/x.sock"}},
+		{"path too long", "/" + strings.Repeat("x", 108), []string{"109 bytes", "107"}},
 		{"no socket", path("absent"), []string{path("absent"), "no identity within", "does not exist"}},
 		{"nobody listens", path("dead"), []string{path("dead"), "nobody listens"}},
 		{"nothing answers", path("silent"), []string{path("silent"), "nothing answers"}},

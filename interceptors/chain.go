@@ -270,6 +270,9 @@ func (c *Chain) ServerOptions() []grpc.ServerOption {
 		grpc.StreamInterceptor(c.serve),
 		grpc.UnaryInterceptor(refuseUnregistered),
 		grpc.UnknownServiceHandler(unknownMethod),
+		// The gated stream holds the same bound with a reason; this one is for what
+		// would not go through it.
+		grpc.MaxRecvMsgSize(c.cfg.MaxMessageBytes),
 	}
 }
 

@@ -117,7 +117,7 @@ func newWorld(tb testing.TB, opts worldOptions) *world {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	service, err := inference.New(inference.Config{Models: models})
+	service, err := inference.New(inference.Config{Models: models, Window: 8, BatchTimeout: 30 * time.Second})
 	if err != nil {
 		tb.Fatal(err)
 	}

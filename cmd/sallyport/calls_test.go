@@ -139,7 +139,8 @@ func TestPredictCallsUnusable(t *testing.T) {
 		{"raw that is no whole element", []map[string]*inferencev1.Tensor{{"y": {DataType: int64s, Shape: []int64{1}, Raw: make([]byte, 15)}}, {}}, `output "y"`},
 		{"no type", []map[string]*inferencev1.Tensor{{"y": {Shape: []int64{0}}}, {}}, `output "y"`},
 		{"other outputs", []map[string]*inferencev1.Tensor{{"y": tensor([]int64{1}, 1)}, {"z": tensor([]int64{1}, 1)}}, "batches differ in their outputs"},
-		{"other shape", []map[string]*inferencev1.Tensor{{"y": tensor([]int64{1}, 1)}, {"y": tensor([]int64{1}, 1, 1)}}, `output "y": its parts do not go together: send all rows in one batch`},
+		{"other rank", []map[string]*inferencev1.Tensor{{"y": tensor([]int64{1}, 1)}, {"y": tensor([]int64{1}, 1, 1)}}, `output "y": its parts do not go together: send all rows in one batch`},
+		{"other rows of as many elements", []map[string]*inferencev1.Tensor{{"y": tensor(make([]int64, 6), 1, 2, 3)}, {"y": tensor(make([]int64, 6), 1, 3, 2)}}, "send all rows in one batch"},
 		{"no rows", []map[string]*inferencev1.Tensor{{"y": tensor([]int64{1})}, {"y": tensor([]int64{1})}}, "send all rows in one batch"},
 		{"raw and typed", []map[string]*inferencev1.Tensor{{"y": {DataType: int64s, Shape: []int64{1}, Raw: make([]byte, 8)}}, {"y": tensor([]int64{1}, 1)}}, "send all rows in one batch"},
 	} {

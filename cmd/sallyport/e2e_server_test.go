@@ -76,6 +76,9 @@ func start(t testing.TB, dir string, args ...string) *server {
 	}
 	t.Cleanup(func() {
 		s.kill()
+		if fault := regexp.MustCompile(`DATA RACE|panic: |fatal error: `).FindString(s.stderr.String()); fault != "" {
+			t.Errorf("the server wrote %q", fault)
+		}
 		if t.Failed() {
 			t.Logf("the server wrote:\n%s", s.stderr)
 		}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -113,7 +114,7 @@ func assemble(ctx context.Context, cfg *configv1.Server, log *slog.Logger) (_ *p
 	callLimit := duration(bounds.GetMaxCallDuration(), 30*time.Second)
 	service, err := inference.New(inference.Config{
 		Models:       p.models,
-		Window:       int(bounds.GetStreamWindow()),
+		Window:       cmp.Or(int(bounds.GetStreamWindow()), 8),
 		BatchTimeout: callLimit,
 	})
 	if err != nil {

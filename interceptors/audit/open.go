@@ -59,14 +59,14 @@ func openWriter(cfg Config) (_ *writer, _ *Repair, err error) {
 func (w *writer) resume() (*Repair, error) {
 	r, err := openReader(w.dir, 1)
 	if err != nil {
-		return nil, err
+		return nil, untouched(err)
 	}
 	defer r.close()
 	for err == nil {
 		_, err = r.next()
 	}
 	if !errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("%w; nothing was changed: put the file back from a copy, or keep the directory as evidence and begin a new log in another one", err)
+		return nil, untouched(err)
 	}
 	w.first, w.size, w.seq, w.sum, w.segments = r.first, r.off, r.seq, r.chain.sum, r.segments
 	if w.file, err = os.OpenFile(r.path, os.O_RDWR, 0); err != nil {
@@ -81,6 +81,11 @@ func (w *writer) resume() (*Repair, error) {
 		return nil, fmt.Errorf("cut off the torn tail of %s: %w", r.path, err)
 	}
 	return repair, nil
+}
+
+// untouched adds to an error that a log does not fit together what to do.
+func untouched(err error) error {
+	return fmt.Errorf("%w; nothing was changed: put the file back from a copy, or keep the directory as evidence and begin a new log in another one", err)
 }
 
 // cut moves what lies behind the last commit to a file of its own.

@@ -21,9 +21,9 @@ type Config struct {
 	// Models are the models served. Required.
 	Models *model.Repository
 	// Window is the number of batches of one stream that are taken before one
-	// is answered; 8 unless set.
+	// is answered. Required.
 	Window int
-	// BatchTimeout bounds one batch of a stream; 30 s unless set.
+	// BatchTimeout bounds one batch of a stream. Required.
 	BatchTimeout time.Duration
 }
 
@@ -45,17 +45,15 @@ var (
 
 // New returns the service.
 func New(cfg Config) (*Service, error) {
-	if cfg.Models == nil {
-		return nil, errors.New("inference: Models is required")
+	if cfg.Models == nil || cfg.Window <= 0 || cfg.BatchTimeout <= 0 {
+		return nil, errors.New("inference: Models, Window and BatchTimeout are required")
 	}
-	s := &Service{models: cfg.Models, window: cfg.Window, batchTimeout: cfg.BatchTimeout, draining: make(chan struct{})}
-	if s.window <= 0 {
-		s.window = 8
-	}
-	if s.batchTimeout <= 0 {
-		s.batchTimeout = 30 * time.Second
-	}
-	return s, nil
+	return &Service{
+		models:       cfg.Models,
+		window:       cfg.Window,
+		batchTimeout: cfg.BatchTimeout,
+		draining:     make(chan struct{}),
+	}, nil
 }
 
 // Drain tells every open stream, once, that the server is about to stop. It

@@ -4,6 +4,7 @@ import (
 	"debug/elf"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -75,15 +76,48 @@ func isFile(path, what string) error {
 // its symbols' version after its own, as "VERS_1.31.1", so an ELF library can be
 // asked before it is loaded; any other is let through for the loader to judge.
 func checkVersion(path string) error {
-	var versions []elf.DynamicVersion
-	if file, err := elf.Open(path); err == nil {
-		defer func() { _ = file.Close() }()
-		versions, _ = file.DynamicVersions() // none if it has none
+	if !isELF(path) {
+		return nil // loading it will tell
 	}
+	file, err := elf.Open(path)
+	if err != nil {
+		return fmt.Errorf("%s is cut off or damaged: %w (`make runtime` fetches it)", path, err)
+	}
+	defer func() { _ = file.Close() }()
+	if err := checkWhole(path, file); err != nil {
+		return err
+	}
+	versions, _ := file.DynamicVersions() // none if it has none
 	for _, v := range versions {
 		version, ok := strings.CutPrefix(v.Name, "VERS_")
 		if ok && !newEnough(version) {
 			return fmt.Errorf("%s is ONNX Runtime %s; 1.%d or newer is needed (`make runtime` fetches it)", path, version, oldest)
+		}
+	}
+	return nil
+}
+
+func isELF(path string) bool {
+	f, err := os.Open(path)
+	if err != nil {
+		return false
+	}
+	defer func() { _ = f.Close() }()
+	magic := make([]byte, len(elf.ELFMAG))
+	_, err = io.ReadFull(f, magic)
+	return err == nil && string(magic) == elf.ELFMAG
+}
+
+// checkWhole refuses a file that was cut off: what is mapped beyond the end of a
+// file ends the process when it is touched.
+func checkWhole(path string, file *elf.File) error {
+	info, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	for _, p := range file.Progs {
+		if end := p.Off + p.Filesz; p.Type == elf.PT_LOAD && end > uint64(info.Size()) { //nolint:gosec // sizes are not negative
+			return fmt.Errorf("%s is cut off: %d bytes, its segments need %d (`make runtime` fetches it)", path, info.Size(), end)
 		}
 	}
 	return nil

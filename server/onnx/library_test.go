@@ -113,10 +113,19 @@ func TestOpenRefusesOtherLibraries(t *testing.T) {
 	if err := os.WriteFile(text, []byte("no library"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	whole, err := os.ReadFile(onnxtest.Library(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cut := filepath.Join(dir, "cut.so")
+	if err := os.WriteFile(cut, whole[:1000000], 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for name, test := range map[string]struct{ path, want string }{
 		"too old":         {oldLibrary(t, "VERS_1.23.2"), "is ONNX Runtime 1.23.2; 1.24 or newer is needed (`make runtime`"},
 		"too old, silent": {oldLibrary(t, ""), "is not a library of ONNX Runtime 1.24 or newer"},
 		"not a library":   {text, "is not a library of ONNX Runtime 1.24 or newer"},
+		"cut off":         {cut, "is cut off or damaged"},
 		"missing":         {filepath.Join(dir, "missing"), "is not a library of ONNX Runtime 1.24 or newer"},
 	} {
 		t.Run(name, func(t *testing.T) {

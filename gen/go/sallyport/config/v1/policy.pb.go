@@ -269,7 +269,8 @@ func (x *Rule) GetModels() []string {
 	return nil
 }
 
-// Limits says how much a caller may use. Each holds for one caller.
+// Limits says how much a caller may use. Each holds for one caller and one set
+// of roles: calls that the same roles allow share them.
 type Limits struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Calls, and messages of a stream, a second. More than 0.
@@ -283,6 +284,7 @@ type Limits struct {
 	// Most rows in one request or batch; 0 for row_burst.
 	MaxRowsPerRequest uint64 `protobuf:"varint,5,opt,name=max_rows_per_request,json=maxRowsPerRequest,proto3" json:"max_rows_per_request,omitempty"`
 	// Streams open at the same time; must be set where PREDICT_STREAM is allowed.
+	// 0 for 4, which are then for reflection and the watching of health.
 	MaxStreams    uint32 `protobuf:"varint,6,opt,name=max_streams,json=maxStreams,proto3" json:"max_streams,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -746,24 +746,24 @@ const file_sallyport_config_v1_server_proto_rawDesc = "" +
 	"\xaa\x01\a\"\x03\b\x90\x1c*\x00R\fstartTimeout\x12F\n" +
 	"\rtrust_domains\x18\x03 \x03(\tB!\xbaH\x1e\x92\x01\x1b\b\x01\x18\x01\"\x15r\x13\x18\xff\x012\x0e^[a-z0-9._-]+$R\ftrustDomains\"+\n" +
 	"\fPolicySource\x12\x1b\n" +
-	"\x04file\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x04file\"\xb1\x01\n" +
+	"\x04file\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x04file\"\xbf\x01\n" +
 	"\x06Models\x12%\n" +
 	"\tdirectory\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\tdirectory\x12R\n" +
-	"\rpoll_interval\x18\x02 \x01(\v2\x19.google.protobuf.DurationB\x12\xbaH\x0f\xaa\x01\f\"\x03\b\x90\x1c2\x05\x10\x80\xc2\xd7/R\fpollInterval\x12,\n" +
-	"\x12max_artifact_bytes\x18\x03 \x01(\x04R\x10maxArtifactBytes\"\xef\x01\n" +
+	"\rpoll_interval\x18\x02 \x01(\v2\x19.google.protobuf.DurationB\x12\xbaH\x0f\xaa\x01\f\"\x03\b\x90\x1c2\x05\x10\x80\xc2\xd7/R\fpollInterval\x12:\n" +
+	"\x12max_artifact_bytes\x18\x03 \x01(\x04B\f\xbaH\t2\a\x18\x80\x80\x80\x80\x80 R\x10maxArtifactBytes\"\x97\x02\n" +
 	"\x05Audit\x12%\n" +
-	"\tdirectory\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\tdirectory\x12{\n" +
-	"\rsegment_bytes\x18\x02 \x01(\x04BV\xbaHS\xba\x01P\n" +
-	"\x13audit.segment_bytes\x12\x1bmust be 0 or at least 65536\x1a\x1cthis == 0u || this >= 65536uR\fsegmentBytes\x12B\n" +
+	"\tdirectory\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\tdirectory\x12\xa2\x01\n" +
+	"\rsegment_bytes\x18\x02 \x01(\x04B}\xbaHz\xba\x01w\n" +
+	"\x13audit.segment_bytes\x12(must be 0 or from 65536 to 1099511627776\x1a6this == 0u || this >= 65536u && this <= 1099511627776uR\fsegmentBytes\x12B\n" +
 	"\n" +
 	"digest_key\x18\x03 \x01(\v2\x1b.sallyport.config.v1.SecretB\x06\xbaH\x03\xc8\x01\x01R\tdigestKey\"U\n" +
 	"\x06Secret\x12\x1d\n" +
 	"\x04file\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01H\x00R\x04file\x12\x1b\n" +
 	"\x03env\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x10\x01H\x00R\x03envB\x0f\n" +
-	"\x06source\x12\x05\xbaH\x02\b\x01\"\xaa\x02\n" +
-	"\x05Admin\x12\xa0\x02\n" +
-	"\x06listen\x18\x01 \x01(\tB\x87\x02\xbaH\x83\x02\xba\x01\xff\x01\n" +
-	"\x0eadmin.loopback\x12Amust be a loopback address and a port, for example 127.0.0.1:9090\x1a\xa9\x01this.startsWith('127.') && this.isHostAndPort(true) || this.startsWith('[::1]:') && this.isHostAndPort(true) || this.startsWith('localhost:') && this.isHostAndPort(true)R\x06listen\"\x93\x06\n" +
+	"\x06source\x12\x05\xbaH\x02\b\x01\"\xe3\x01\n" +
+	"\x05Admin\x12\xd9\x01\n" +
+	"\x06listen\x18\x01 \x01(\tB\xc0\x01\xbaH\xbc\x01\xba\x01\xb8\x01\n" +
+	"\x0eadmin.loopback\x12Jmust be a loopback IP and a port, for example 127.0.0.1:9090 or [::1]:9090\x1aZthis.matches('^(127(\\\\.[0-9]{1,3}){3}|\\\\[::1\\\\]):[0-9]{1,5}$') && this.isHostAndPort(true)R\x06listen\"\x93\x06\n" +
 	"\x06Bounds\x127\n" +
 	"\x11max_message_bytes\x18\x01 \x01(\rB\v\xbaH\b*\x06\x18\x80\x80\x80\x80\x04R\x0fmaxMessageBytes\x129\n" +
 	"\x13max_concurrent_rpcs\x18\x02 \x01(\rB\t\xbaH\x06*\x04\x18\xa0\x8d\x06R\x11maxConcurrentRpcs\x122\n" +

@@ -132,7 +132,9 @@ type Tensor struct {
 	// Type of every element.
 	DataType DataType `protobuf:"varint,1,opt,name=data_type,json=dataType,proto3,enum=sallyport.inference.v1.DataType" json:"data_type,omitempty"`
 	// Length of each dimension; empty for a scalar. At most 16 dimensions, each
-	// 0 or more. Their product is the number of elements.
+	// 0 or more. Their product is the number of elements. A dimension below 0 is
+	// refused like a rule's violation, but when the tensor is decoded: a rule on
+	// each item would cost more than all the others.
 	Shape []int64 `protobuf:"varint,2,rep,packed,name=shape,proto3" json:"shape,omitempty"`
 	// Elements as little-endian bytes without padding, for every type but STRING.
 	// The fastest form: it reaches the model without being converted.
@@ -251,12 +253,11 @@ var File_sallyport_inference_v1_tensor_proto protoreflect.FileDescriptor
 
 const file_sallyport_inference_v1_tensor_proto_rawDesc = "" +
 	"\n" +
-	"#sallyport/inference/v1/tensor.proto\x12\x16sallyport.inference.v1\x1a\x1bbuf/validate/validate.proto\"\xe7\x02\n" +
+	"#sallyport/inference/v1/tensor.proto\x12\x16sallyport.inference.v1\x1a\x1bbuf/validate/validate.proto\"\xdb\x02\n" +
 	"\x06Tensor\x12I\n" +
 	"\tdata_type\x18\x01 \x01(\x0e2 .sallyport.inference.v1.DataTypeB\n" +
-	"\xbaH\a\x82\x01\x04\x10\x01 \x00R\bdataType\x12*\n" +
-	"\x05shape\x18\x02 \x03(\x03B\x14\xbaH\x11\x92\x01\x0e\x10\x10\"\n" +
-	"\"\b\x18\xff\xff\xff\xff\a(\x00R\x05shape\x12\x10\n" +
+	"\xbaH\a\x82\x01\x04\x10\x01 \x00R\bdataType\x12\x1e\n" +
+	"\x05shape\x18\x02 \x03(\x03B\b\xbaH\x05\x92\x01\x02\x10\x10R\x05shape\x12\x10\n" +
 	"\x03raw\x18\x03 \x01(\fR\x03raw\x12\x1f\n" +
 	"\vbool_values\x18\x04 \x03(\bR\n" +
 	"boolValues\x12!\n" +
