@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -18,6 +19,8 @@ type Check struct {
 	Name string
 	// Err says why it does not hold; nil if it does. It must not block.
 	Err func() error
+	// Note is more to say while it holds; may be nil. It must not block.
+	Note func() string
 }
 
 func failing(checks []Check) map[string]error {
@@ -48,11 +51,13 @@ func ServeAdmin(ctx context.Context, lis net.Listener, checks []Check, metrics p
 			w.WriteHeader(http.StatusServiceUnavailable)
 		}
 		for _, c := range checks {
+			state := "ok"
 			if err := failed[c.Name]; err != nil {
-				_, _ = fmt.Fprintf(w, "%s: failing: %v\n", c.Name, err)
-			} else {
-				_, _ = fmt.Fprintf(w, "%s: ok\n", c.Name)
+				state = "failing: " + err.Error()
+			} else if c.Note != nil {
+				state += ": " + c.Note()
 			}
+			_, _ = fmt.Fprintf(w, "%s: %s\n", c.Name, strings.ReplaceAll(state, "\n", "; "))
 		}
 	})
 	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))

@@ -10,6 +10,7 @@ import (
 	"net"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/net/netutil"
@@ -85,9 +86,13 @@ type Config struct {
 
 // Server is one gRPC server behind the gates.
 type Server struct {
-	cfg    Config
-	grpc   *grpc.Server
-	health *health.Server
+	cfg      Config
+	grpc     *grpc.Server
+	health   *health.Server
+	draining atomic.Bool
+	cut      chan struct{} // closed by Cut
+	once     sync.Once     // closes cut
+	patience time.Duration // with handlers that were cut off
 }
 
 // New returns a server that is ready to serve. A registered method without a
@@ -116,7 +121,10 @@ func New(cfg Config) (*Server, error) {
 		grpc.NumStreamWorkers(uint32(runtime.GOMAXPROCS(0))), //nolint:gosec // a small number
 		grpc.WaitForHandlers(true),
 	)
-	s := &Server{cfg: cfg, grpc: grpc.NewServer(opts...), health: health.NewServer()}
+	s := &Server{
+		cfg: cfg, grpc: grpc.NewServer(opts...), health: health.NewServer(),
+		cut: make(chan struct{}), patience: 10 * time.Second,
+	}
 	r := cfg.Chain.Registrar(s.grpc)
 	cfg.Register(r)
 	registerStandard(r, s.health, s.grpc)
@@ -129,7 +137,8 @@ func New(cfg Config) (*Server, error) {
 
 // Serve accepts connections on lis until ctx ends, then drains: health goes
 // down, streams are told, open RPCs are waited for until the drain timeout,
-// and what is left is cut off. All handlers have returned when it returns.
+// and what is left is cut off. All handlers have returned when it returns,
+// unless its error says otherwise.
 func (s *Server) Serve(ctx context.Context, lis net.Listener) error {
 	var background sync.WaitGroup
 	watching, stopWatching := context.WithCancel(ctx)
@@ -142,18 +151,33 @@ func (s *Server) Serve(ctx context.Context, lis net.Listener) error {
 	case err = <-served:
 	case <-ctx.Done():
 	}
+	s.draining.Store(true)
+	s.cfg.Log.Info("draining", slog.Duration("timeout", s.cfg.Bounds.DrainTimeout))
 	stopWatching()
 	background.Wait()
 	s.health.Shutdown()
 	if s.cfg.Drain != nil {
 		s.cfg.Drain()
 	}
-	s.stop()
-	return err
+	return errors.Join(err, s.stop())
 }
 
-// stop drains and then cuts off.
-func (s *Server) stop() {
+// Cut ends the drain that goes on, or the next one, as its timeout would. It
+// does not block.
+func (s *Server) Cut() { s.once.Do(func() { close(s.cut) }) }
+
+// Draining is a check that fails while the server stops.
+func (s *Server) Draining() Check {
+	return Check{Name: "draining", Err: func() error {
+		if s.draining.Load() {
+			return errors.New("the server is stopping")
+		}
+		return nil
+	}}
+}
+
+// stop drains and then cuts off. The error is that handlers do not return.
+func (s *Server) stop() error {
 	drained := make(chan struct{})
 	go func() {
 		s.grpc.GracefulStop()
@@ -163,10 +187,19 @@ func (s *Server) stop() {
 	defer timer.Stop()
 	select {
 	case <-drained:
+		return nil
 	case <-timer.C:
 		s.cfg.Log.Warn("drain timeout: open RPCs are cut off", slog.Duration("timeout", s.cfg.Bounds.DrainTimeout))
-		s.grpc.Stop()
-		<-drained
+	case <-s.cut:
+		s.cfg.Log.Warn("no more draining: open RPCs are cut off")
+	}
+	go s.grpc.Stop() // waits for the handlers too
+	timer.Reset(s.patience)
+	select {
+	case <-drained:
+		return nil
+	case <-timer.C:
+		return fmt.Errorf("server: RPCs that were cut off have not ended within %v", s.patience)
 	}
 }
 

@@ -113,7 +113,7 @@ func TestAdmin(t *testing.T) {
 	}
 	broken := make(chan error, 1)
 	checks := []server.Check{
-		{Name: "fine", Err: func() error { return nil }},
+		{Name: "fine", Err: func() error { return nil }, Note: func() string { return "two\nlines" }},
 		{Name: "sometimes", Err: func() error {
 			select {
 			case err := <-broken:
@@ -146,11 +146,11 @@ func TestAdmin(t *testing.T) {
 	if code, body := get("/livez"); code != http.StatusOK || body != "ok\n" {
 		t.Errorf("/livez: %d %q", code, body)
 	}
-	if code, body := get("/readyz"); code != http.StatusOK || body != "fine: ok\nsometimes: ok\n" {
+	if code, body := get("/readyz"); code != http.StatusOK || body != "fine: ok: two; lines\nsometimes: ok\n" {
 		t.Errorf("/readyz: %d %q", code, body)
 	}
 	broken <- errors.New("disk full")
-	if code, body := get("/readyz"); code != http.StatusServiceUnavailable || body != "fine: ok\nsometimes: failing: disk full\n" {
+	if code, body := get("/readyz"); code != http.StatusServiceUnavailable || body != "fine: ok: two; lines\nsometimes: failing: disk full\n" {
 		t.Errorf("/readyz: %d %q", code, body)
 	}
 	if code, _ := get("/metrics"); code != http.StatusOK {

@@ -6,18 +6,23 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
-	"os"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/sallyport/sallyport/proto/configfile"
 )
 
 // maxFileBytes is the largest policy file that is read.
 const maxFileBytes = 32 << 20
 
-// Event tells of a reload that changed something or was refused.
+// ReadFile reads a policy file as a Store does: a regular one, of a size that
+// is read.
+func ReadFile(path string) ([]byte, error) { return configfile.Read(path, maxFileBytes) }
+
+// Event tells of a reload that changed something, was refused, or found the
+// policy in force again after one that was.
 type Event struct {
 	// Generation is that of the policy in force after the reload.
 	Generation uint64
@@ -47,8 +52,8 @@ type Store struct {
 }
 
 // NewStore loads the policy at path; the error is that of a bad file. onReload,
-// which may be nil, is called after every later reload that changed something
-// or was refused, one call at a time; it must not call Reload.
+// which may be nil, is told of every later reload that is an Event, one call at
+// a time; it must not call Reload.
 func NewStore(path string, log *slog.Logger, onReload func(Event)) (*Store, error) {
 	if log == nil {
 		return nil, errors.New("policy: no logger")
@@ -99,34 +104,12 @@ type reading struct {
 }
 
 func (s *Store) read() reading {
-	data, err := readFile(s.path)
+	data, err := ReadFile(s.path)
 	if err != nil {
 		return reading{err: err}
 	}
 	sum := sha256.Sum256(data)
 	return reading{data: data, digest: hex.EncodeToString(sum[:])}
-}
-
-func readFile(path string) ([]byte, error) {
-	// A pipe would block the reader for as long as nobody writes to it.
-	if info, err := os.Stat(path); err != nil {
-		return nil, err
-	} else if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s: not a regular file", path)
-	}
-	f, err := os.Open(path) //nolint:gosec // the operator names the file
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = f.Close() }() // only read
-	data, err := io.ReadAll(io.LimitReader(f, maxFileBytes+1))
-	if err != nil {
-		return nil, err
-	}
-	if len(data) > maxFileBytes {
-		return nil, fmt.Errorf("%s: larger than %d bytes", path, maxFileBytes)
-	}
-	return data, nil
 }
 
 // state tells readings apart: by content, or by what kept it from being read.
@@ -159,6 +142,7 @@ func (s *Store) apply(ctx context.Context, r reading) error {
 	if r.err == nil && r.digest == before.digest {
 		if s.failure.Swap(nil) != nil {
 			s.log.InfoContext(ctx, "policy file is again the one in force", slog.String("file", s.path))
+			s.onReload(Event{Generation: before.generation, Digest: before.digest})
 		}
 		s.refused = ""
 		return nil

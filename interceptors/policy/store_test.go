@@ -179,9 +179,15 @@ func TestReload(t *testing.T) {
 	if err := h.Reload(); !errors.Is(err, fs.ErrNotExist) || !allows(h.Load(), "b") {
 		t.Errorf("a file that went: %v", err)
 	}
+	if e := h.next(t); !errors.Is(e.Err, fs.ErrNotExist) {
+		t.Errorf("a file that went: told %+v", e)
+	}
 	write(t, path, forModel("b"))
 	if err := h.Reload(); err != nil || h.LastError() != nil || h.Generation() != 2 {
 		t.Errorf("a file that came back: generation %d, %v, last error %v", h.Generation(), err, h.LastError())
+	}
+	if e := h.next(t); e.Err != nil || e.Generation != 2 || e.Digest != h.Load().Digest() {
+		t.Errorf("a file that came back: told %+v", e)
 	}
 }
 

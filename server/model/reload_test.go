@@ -122,7 +122,8 @@ func TestReloadManifest(t *testing.T) {
 		{"max_rows: -5", 5, "a/model.yaml", model.Change{Kind: model.Failed, Path: "a/model.yaml"}},
 		{"max_rows: 6\noutputs: [none]", 5, "a/1/model.onnx", model.Change{Kind: model.Failed, Path: "a/1/model.onnx"}},
 		{"max_rows: 7", 7, "", loaded("a", 1, artifact("a"))},
-		{"", 4096, "", loaded("a", 1, artifact("a"))},
+		{"", 7, "a/model.yaml", model.Change{Kind: model.Failed, Path: "a/model.yaml"}},
+		{"{}", 4096, "", loaded("a", 1, artifact("a"))},
 	} {
 		if step.manifest == "" {
 			d.remove("a/model.yaml")
@@ -139,6 +140,34 @@ func TestReloadManifest(t *testing.T) {
 	if n := l.loads.Load(); n != 1 {
 		t.Errorf("%d loads for one artefact", n)
 	}
+
+	// One that says nothing can go.
+	d.remove("a/model.yaml")
+	d.must(r.Reload(t.Context()))
+	expect(t, r, "a/1*", "")
+}
+
+// A contract that cannot be read, or goes, does not make a model that has none.
+func TestReloadWithoutManifest(t *testing.T) {
+	d := newDir(t)
+	d.put("bad/1/model.onnx", artifact("a"))
+	d.put("bad/model.yaml", []byte("max_rows: -5"))
+	d.put("misnamed/1/model.onnx", artifact("b"))
+	d.put("misnamed/model.yml", []byte("max_rows: 5"))
+	r := d.open(&loader{}, model.Config{})
+	expect(t, r, "", "bad/1/model.onnx bad/model.yaml misnamed/1/model.onnx misnamed/model.yaml")
+	if err := r.Failures()["misnamed/model.yaml"]; !strings.Contains(err.Error(), "model.yml") {
+		t.Errorf("got %v", err)
+	}
+
+	d.remove("bad/model.yaml")
+	d.put("misnamed/model.yaml", []byte("max_rows: 5"))
+	d.must(r.Reload(t.Context()))
+	expect(t, r, "misnamed/1*", "bad/1/model.onnx bad/model.yaml")
+
+	d.put("bad/model.yaml", []byte("{}"))
+	d.must(r.Reload(t.Context()))
+	expect(t, r, "bad/1* misnamed/1*", "")
 }
 
 // A new artefact is not served under a manifest that does not fit, nor an old

@@ -15,11 +15,14 @@ import (
 	"strconv"
 	"strings"
 
+	"google.golang.org/protobuf/proto"
+
 	configv1 "github.com/sallyport/sallyport/gen/go/sallyport/config/v1"
 )
 
 const (
 	manifestFile = "model.yaml"
+	misnamedFile = "model.yml"
 	artifactFile = "model.onnx"
 )
 
@@ -29,7 +32,7 @@ var namePattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$`)
 type state struct {
 	manifest *configv1.ModelManifest // the last good one; nil for none
 	raw      []byte                  // what it was read from
-	refused  bool                    // there is a manifest and it was never good
+	refused  bool                    // there is a manifest, or was, and it was never good
 	versions map[int64]attempt
 }
 
@@ -184,14 +187,27 @@ func (s *scan) model(ctx context.Context, name string, last *state) (*state, err
 	return st, nil
 }
 
+// absent says why a model without a manifest is not one without a contract.
+func (s *scan) absent(name string, last *state) error {
+	if _, err := s.root.Lstat(path.Join(name, misnamedFile)); err == nil {
+		return fmt.Errorf("%s is there in its place, which nobody reads: rename it", misnamedFile)
+	}
+	if last.refused || proto.Size(last.manifest) > 0 {
+		return errors.New("removed, but what it last said stays in force; write {} into it to lift the contract")
+	}
+	return nil
+}
+
 // manifest puts the model's manifest into st: the last good one if the file is
-// none.
+// none or gone. A deployment that loses the file must not lose the contract.
 func (s *scan) manifest(name string, last, st *state) {
 	at := path.Join(name, manifestFile)
 	raw, _, err := read(s.root, at, maxManifestBytes)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return
+		if err = s.absent(name, last); err == nil {
+			return
+		}
 	case err == nil && last.raw != nil && bytes.Equal(raw, last.raw):
 		st.manifest, st.raw = last.manifest, last.raw
 		return
