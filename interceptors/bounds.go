@@ -88,7 +88,7 @@ func textBound(maxBytes, maxLen uint64) int {
 	if maxBytes == 0 {
 		maxBytes = maxLen * utf8.UTFMax
 	}
-	return int(min(maxBytes, 1<<30)) //nolint:gosec // just bounded
+	return int(min(maxBytes, 1<<30))
 }
 
 // check refuses a message that is outside the bounds. It passes over what is
@@ -148,7 +148,7 @@ func (f *fieldBounds) items(kind protowire.Type, value []byte) uint64 {
 		return 1
 	}
 	if f.fixed > 0 {
-		return uint64(len(value) / f.fixed)
+		return uint64(len(value) / f.fixed) //nolint:gosec // a length
 	}
 	n := uint64(0)
 	for _, b := range value {

@@ -23,8 +23,9 @@ import (
 	"github.com/sallyport/sallyport/server"
 )
 
-// chain is a chain that knows the standard methods only.
-func chain(t *testing.T) *interceptors.Chain {
+// chain is a chain that knows the standard methods only. It tells observe, which
+// may be nil, of every RPC.
+func chain(t *testing.T, observe func(interceptors.Outcome)) *interceptors.Chain {
 	t.Helper()
 	log, err := audit.Open(audit.Config{Dir: t.TempDir()})
 	if err != nil {
@@ -44,6 +45,7 @@ func chain(t *testing.T) *interceptors.Chain {
 		MaxMessageBytes:   1 << 20,
 		MaxCallDuration:   time.Second,
 		MaxStreamDuration: time.Second,
+		Observe:           observe,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -61,7 +63,7 @@ func chain(t *testing.T) *interceptors.Chain {
 func TestInsecureServerCannotBeMade(t *testing.T) {
 	good := server.Config{
 		Credentials: insecure.NewCredentials(),
-		Chain:       chain(t),
+		Chain:       chain(t, nil),
 		Register:    func(grpc.ServiceRegistrar) {},
 		Log:         slog.New(slog.DiscardHandler),
 	}
@@ -162,5 +164,83 @@ func TestAdmin(t *testing.T) {
 	stop()
 	if err := <-served; err != nil {
 		t.Error(err)
+	}
+}
+
+// A server does not wait for ever, neither for callers nor for its own handlers.
+func TestServeEnds(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		timeout time.Duration
+		cut     bool
+		hang    bool   // whether the handler goes on when it is cut off
+		want    string // in the error; empty for none
+	}{
+		{name: "the drain timeout", timeout: 10 * time.Millisecond, want: "have not ended", hang: true},
+		{name: "cut off", timeout: time.Hour, cut: true, want: "have not ended", hang: true},
+		{name: "cut off, and the handler ends", timeout: time.Hour, cut: true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			entered, release := make(chan struct{}), make(chan struct{})
+			s, err := server.New(server.Config{
+				Credentials: insecure.NewCredentials(),
+				Chain: chain(t, func(interceptors.Outcome) {
+					close(entered)
+					<-release
+				}),
+				Register: func(grpc.ServiceRegistrar) {},
+				Log:      slog.New(slog.DiscardHandler),
+				Bounds:   server.Bounds{DrainTimeout: tt.timeout},
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.SetPatience(time.Hour)
+			if tt.hang {
+				s.SetPatience(10 * time.Millisecond)
+			}
+			lis, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, stop := context.WithCancel(t.Context())
+			defer stop()
+			served := make(chan error, 1)
+			go func() { served <- s.Serve(ctx, lis) }()
+			conn, err := grpc.NewClient(lis.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+			if err != nil {
+				t.Fatal(err)
+			}
+			called := make(chan struct{})
+			go func() {
+				defer close(called)
+				_, _ = healthv1.NewHealthClient(conn).Check(t.Context(), &healthv1.HealthCheckRequest{})
+			}()
+			<-entered
+			if err := s.Draining().Err(); err != nil {
+				t.Errorf("before it stops: %v", err)
+			}
+			stop()
+			if tt.cut {
+				s.Cut()
+			}
+			if !tt.hang {
+				close(release)
+			}
+			err = <-served
+			if tt.want == "" && err != nil || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
+				t.Errorf("got %v, want %q", err, tt.want)
+			}
+			if s.Draining().Err() == nil {
+				t.Error("it is not stopping")
+			}
+			if tt.hang {
+				close(release)
+			}
+			if err := conn.Close(); err != nil {
+				t.Error(err)
+			}
+			<-called
+		})
 	}
 }

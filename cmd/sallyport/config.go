@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -15,10 +16,16 @@ import (
 	"github.com/sallyport/sallyport/proto/configfile"
 )
 
+// What a server reads at start is small.
+const (
+	maxConfigBytes = 1 << 20
+	maxSecretBytes = 64 << 10
+)
+
 // loadConfig reads a server's configuration. Paths in it are made relative to
 // the file's directory. The error names file, line and rule of every fault.
 func loadConfig(path string) (*configv1.Server, error) {
-	data, err := os.ReadFile(path) //nolint:gosec // the operator names the file
+	data, err := configfile.Read(path, maxConfigBytes)
 	if err != nil {
 		return nil, err
 	}
@@ -54,6 +61,28 @@ func parseConfig(data []byte, path string) (*configv1.Server, error) {
 	return cfg, nil
 }
 
+// checkDirectories finds directories that cannot be used before a server waits
+// for its identity.
+func checkDirectories(cfg *configv1.Server) error {
+	models := cfg.GetModels().GetDirectory()
+	if info, err := os.Stat(models); err != nil {
+		return fmt.Errorf("models: %w", err)
+	} else if !info.IsDir() {
+		return fmt.Errorf("models: %s is not a directory", models)
+	}
+	log := cfg.GetAudit().GetDirectory()
+	switch info, err := os.Stat(log); {
+	case errors.Is(err, fs.ErrNotExist): // it will be made
+	case err != nil:
+		return fmt.Errorf("audit: %w", err)
+	case !info.IsDir():
+		return fmt.Errorf("audit: %s is not a directory", log)
+	case info.Mode().Perm()&0o022 != 0:
+		return fmt.Errorf("audit: %s has mode %#o: others may write to it; chmod it to 0700", log, info.Mode().Perm())
+	}
+	return nil
+}
+
 // secret reads the value that a configuration refers to.
 func secret(s *configv1.Secret) ([]byte, error) {
 	switch src := s.GetSource().(type) {
@@ -65,7 +94,7 @@ func secret(s *configv1.Secret) ([]byte, error) {
 		if info.Mode().Perm()&0o077 != 0 {
 			return nil, fmt.Errorf("%s has mode %#o: others can read it; chmod 600 %s", src.File, info.Mode().Perm(), src.File)
 		}
-		return os.ReadFile(src.File)
+		return configfile.Read(src.File, maxSecretBytes)
 	case *configv1.Secret_Env:
 		v, ok := os.LookupEnv(src.Env)
 		if !ok {

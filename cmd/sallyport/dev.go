@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"embed"
@@ -12,13 +13,16 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"syscall"
 	"text/template"
 
 	"github.com/spf13/cobra"
 
 	"github.com/sallyport/sallyport/examples"
+	configv1 "github.com/sallyport/sallyport/gen/go/sallyport/config/v1"
 	"github.com/sallyport/sallyport/identity/devauthority"
 	"github.com/sallyport/sallyport/interceptors/audit"
+	"github.com/sallyport/sallyport/proto/configfile"
 )
 
 //go:embed templates
@@ -59,7 +63,9 @@ printed: ready ADDRESS. For development: who can open a socket is that workload.
 			if err != nil {
 				return usage(err)
 			}
-			return runDev(cmd.Context(), flags, log, func(address string) {
+			hangups, stop := notifyHangups()
+			defer stop()
+			return runDev(cmd.Context(), flags, log, hangups, func(address string) {
 				_, _ = fmt.Fprintf(cmd.OutOrStdout(), "ready %s\n", address)
 			})
 		},
@@ -71,25 +77,47 @@ printed: ready ADDRESS. For development: who can open a socket is that workload.
 	return cmd
 }
 
-// runDev runs authority and server until ctx ends. ready is called once calls
-// are answered.
-func runDev(ctx context.Context, flags devFlags, log *slog.Logger, ready func(address string)) error {
+// runDev runs authority and server until ctx ends. Each value from hangups
+// reloads policy and models; ready is called once calls are answered.
+func runDev(ctx context.Context, flags devFlags, log *slog.Logger, hangups <-chan os.Signal, ready func(address string)) error {
+	workloads := devauthority.DefaultWorkloads()
+	if err := flags.check(workloads); err != nil {
+		return usage(err)
+	}
 	if err := layOut(flags); err != nil {
 		return err
 	}
-	authority, err := devauthority.Start(devauthority.Config{
-		Dir:       flags.dir,
-		Workloads: devauthority.DefaultWorkloads(),
-		Log:       log,
-	})
+	authority, err := devauthority.Start(devauthority.Config{Dir: flags.dir, Workloads: workloads, Log: log})
 	if err != nil {
 		return err
 	}
-	err = serveDev(ctx, flags, log, ready)
+	err = serveDev(ctx, flags, log, hangups, ready)
 	return errors.Join(err, authority.Close())
 }
 
-func serveDev(ctx context.Context, flags devFlags, log *slog.Logger, ready func(address string)) error {
+// check finds what is wrong before anything is written.
+func (f devFlags) check(workloads []devauthority.Workload) error {
+	cfg, err := f.render("sallyport.yaml")
+	if err != nil {
+		return err
+	}
+	if err := configfile.Parse("--listen or --admin", cfg, &configv1.Server{}); err != nil {
+		return err
+	}
+	dir, err := filepath.Abs(f.dir)
+	if err != nil {
+		return err
+	}
+	const longest = len(syscall.RawSockaddrUnix{}.Path) - 1
+	for _, w := range workloads {
+		if socket := filepath.Join(dir, "workloads", w.Name+".sock"); len(socket) > longest {
+			return fmt.Errorf("--dir: the path of socket %s has %d bytes, more than the %d that the system allows", socket, len(socket), longest)
+		}
+	}
+	return nil
+}
+
+func serveDev(ctx context.Context, flags devFlags, log *slog.Logger, hangups <-chan os.Signal, ready func(address string)) error {
 	cfg, err := loadConfig(filepath.Join(flags.dir, "sallyport.yaml"))
 	if err != nil {
 		return usage(err)
@@ -106,7 +134,20 @@ func serveDev(ctx context.Context, flags devFlags, log *slog.Logger, ready func(
 	}
 	// The listener is open: a call made now is answered.
 	ready(p.listener.Addr().String())
-	return p.run(ctx, nil)
+	return p.run(ctx, hangups)
+}
+
+// render is one of the templates with the flags in it.
+func (f devFlags) render(name string) ([]byte, error) {
+	t, err := template.ParseFS(templates, "templates/"+name)
+	if err != nil {
+		return nil, err
+	}
+	var b bytes.Buffer
+	err = t.Execute(&b, struct{ Listen, Admin string }{
+		cmp.Or(f.listen, "127.0.0.1:7443"), cmp.Or(f.admin, "127.0.0.1:7480"),
+	})
+	return b.Bytes(), err
 }
 
 // layOut makes the files of a development directory that are not there.
@@ -114,23 +155,12 @@ func layOut(flags devFlags) error {
 	if err := os.MkdirAll(flags.dir, 0o700); err != nil {
 		return err
 	}
-	values := struct{ Listen, Admin string }{"127.0.0.1:7443", "127.0.0.1:7480"}
-	if flags.listen != "" {
-		values.Listen = flags.listen
-	}
-	if flags.admin != "" {
-		values.Admin = flags.admin
-	}
 	for _, name := range []string{"sallyport.yaml", "policy.yaml"} {
-		t, err := template.ParseFS(templates, "templates/"+name)
+		content, err := flags.render(name)
 		if err != nil {
 			return err
 		}
-		var b bytes.Buffer
-		if err := t.Execute(&b, values); err != nil {
-			return err
-		}
-		if err := writeNew(filepath.Join(flags.dir, name), &b); err != nil {
+		if err := writeNew(filepath.Join(flags.dir, name), bytes.NewReader(content)); err != nil {
 			return err
 		}
 	}

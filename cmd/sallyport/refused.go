@@ -158,3 +158,15 @@ func explainTransport(st *status.Status) string {
 	}
 	return printable(message)
 }
+
+// reasonOf is the reason in the ErrorInfo of a call's error, or "".
+func reasonOf(err error) string {
+	if st := statusOf(err); st != nil {
+		for _, detail := range st.Details() {
+			if info, ok := detail.(*errdetails.ErrorInfo); ok {
+				return info.GetReason()
+			}
+		}
+	}
+	return ""
+}

@@ -1,74 +1,150 @@
 package main
 
 import (
-	"errors"
+	"context"
 	"fmt"
 	"log/slog"
+	"path/filepath"
+	"runtime/debug"
+	"slices"
 	"time"
 
+	"github.com/sallyport/sallyport/identity"
 	"github.com/sallyport/sallyport/interceptors/policy"
 	"github.com/sallyport/sallyport/interceptors/quota"
 	"github.com/sallyport/sallyport/server"
 	"github.com/sallyport/sallyport/server/model"
 )
 
-// announce says at start who the server is and what it serves.
-func (p *process) announce() {
-	svid, err := p.source.GetX509SVID()
-	if err == nil {
-		p.log.Info("identity", slog.String("id", svid.ID.String()), slog.Time("expires", p.source.NotAfter()),
-			slog.Any("admits", p.domains), slog.Any("bundles", p.source.TrustDomains()))
+// auditOpened says how the log was found.
+func (p *process) auditOpened(directory string) {
+	stats := p.audit.Stats()
+	p.log.Info("audit log", slog.String("directory", directory),
+		slog.Uint64("records", stats.Records), slog.Int("segments", stats.Segments))
+	if stats.Records == 0 {
+		// So it is for the first time; after that, records are missing.
+		p.log.Warn("audit log: a new one was begun", slog.String("directory", directory))
+		p.event("audit log begun")
 	}
-	for _, m := range p.models.List() {
-		for _, v := range m.Versions {
-			p.log.Info("model", slog.String("name", m.Name), slog.Int64("version", v.Number),
-				slog.Bool("default", v.Number == m.Default), slog.String("digest", v.Digest))
-		}
+	if r := p.audit.Repaired(); r != nil {
+		p.event("audit log: a torn tail of %d bytes was cut off %s and kept as %s", r.Bytes, filepath.Base(r.File), filepath.Base(r.Saved))
 	}
-	for path, err := range p.models.Failures() {
-		p.log.Error("model not loaded", slog.String("path", path), slog.Any("error", err))
-	}
-	ix := p.policy.Load()
-	p.log.Info("policy", slog.Uint64("generation", ix.Generation()), slog.String("digest", ix.Digest()))
-	p.log.Info("serving", slog.String("address", p.listener.Addr().String()), slog.String("admin", p.admin.Addr().String()),
-		slog.String("onnxruntime", p.runtime.Version()))
 }
 
-// readiness is what must hold for the server to do its work.
+// announce says at start who may connect, and what is in force.
+func (p *process) announce() {
+	info, _ := debug.ReadBuildInfo()
+	build := describeBuild(version, info)
+	p.event("server started, %s", build)
+	ix := p.policy.Load()
+	p.event("policy generation %d in force, sha256:%s", ix.Generation(), ix.Digest())
+	p.log.Info("policy", slog.Uint64("generation", ix.Generation()), slog.String("digest", ix.Digest()))
+	p.checkIdentity()
+	p.log.Info("serving", slog.String("address", p.listener.Addr().String()), slog.String("admin", p.admin.Addr().String()),
+		slog.String("build", build), slog.String("onnxruntime", p.runtime.Version()))
+}
+
+// checkIdentity says what about the server's identity keeps callers out.
+func (p *process) checkIdentity() {
+	bundles := p.source.TrustDomains()
+	p.log.Info("who may connect", slog.Any("trust_domains", p.domains), slog.Any("bundles", bundles))
+	for _, td := range p.domains {
+		if !slices.Contains(bundles, td) {
+			p.log.Warn("no bundle: until the Workload API delivers one nobody of this trust domain can connect", slog.String("trust_domain", td.Name()))
+		}
+	}
+	svid, err := p.source.GetX509SVID()
+	if err != nil {
+		return // closed already
+	}
+	if own := svid.ID.TrustDomain(); !slices.Contains(p.domains, own) {
+		p.log.Warn("the server's own trust domain is not among those that may connect", slog.String("trust_domain", own.Name()))
+	}
+	if svid.ID.Path() != identity.ServerPath {
+		p.log.Info("clients must be told the server's SPIFFE ID: its path is not "+identity.ServerPath, slog.String("id", svid.ID.String()))
+	}
+}
+
+// reload does what SIGHUP asks for, and says what came of it.
+func (p *process) reload(ctx context.Context) {
+	before, outcome := p.policy.Generation(), "unchanged"
+	if err := p.policy.Reload(); err != nil {
+		outcome = "refused" // the store logs why
+	} else if p.policy.Generation() != before {
+		outcome = "reloaded"
+	}
+	p.log.Info("SIGHUP: policy", slog.String("outcome", outcome), slog.Uint64("generation", p.policy.Generation()))
+	if err := p.models.Reload(ctx); err != nil {
+		p.log.Error("SIGHUP: models not reloaded", slog.Any("error", err))
+		return
+	}
+	p.log.Info("SIGHUP: models reloaded", slog.Int("versions", p.versions()), slog.Int("failures", len(p.models.Failures())))
+}
+
+// versions counts those of models that are served.
+func (p *process) versions() int {
+	n := 0
+	for _, m := range p.models.List() {
+		n += len(m.Versions)
+	}
+	return n
+}
+
+// readiness is what must hold for the server to do its work, and what an
+// operator wants to see beside.
 func (p *process) readiness() []server.Check {
 	return []server.Check{
-		{Name: "identity", Err: func() error {
-			if e := p.source.NotAfter(); !time.Now().Before(e) {
-				return fmt.Errorf("the server's own SVID expired at %s", e)
-			}
-			return nil
-		}},
-		{Name: "audit", Err: p.audit.Err},
-		{Name: "models", Err: func() error {
-			if len(p.models.List()) == 0 {
-				return errors.New("no model is loaded")
-			}
-			return nil
-		}},
+		{
+			Name: "identity",
+			Err: func() error {
+				if e := p.source.NotAfter(); !time.Now().Before(e) {
+					return fmt.Errorf("the server's own SVID expired at %s", e)
+				}
+				return nil
+			},
+			Note: func() string { return "until " + p.source.NotAfter().UTC().Format(time.RFC3339) },
+		},
+		{
+			Name: "audit",
+			Err:  p.audit.Err,
+			Note: func() string { return fmt.Sprintf("%d records", p.audit.Stats().Records) },
+		},
+		{
+			Name: "models",
+			Err: func() error {
+				if len(p.models.List()) == 0 {
+					return fmt.Errorf("no model is loaded, %d failures", len(p.models.Failures()))
+				}
+				return nil
+			},
+			Note: func() string {
+				return fmt.Sprintf("%d models, %d versions, %d failures", len(p.models.List()), p.versions(), len(p.models.Failures()))
+			},
+		},
+		{
+			Name: "policy",
+			Err:  func() error { return nil }, // there is always one in force
+			Note: func() string {
+				note := fmt.Sprintf("generation %d", p.policy.Generation())
+				if err := p.policy.LastError(); err != nil {
+					note += fmt.Sprintf(", stale: %v", err)
+				}
+				return note
+			},
+		},
 	}
 }
 
 // sources are the values that metrics show.
 func (p *process) sources(limiter *quota.Limiter) server.Sources {
 	return server.Sources{
-		SVIDExpiry:    p.source.NotAfter,
-		AuditQueue:    func() int { return p.audit.Stats().Queue },
-		AuditCommit:   func() time.Duration { return p.audit.Stats().LastCommit },
-		AuditRecords:  func() uint64 { return p.audit.Stats().Records },
-		AuditFailures: func() uint64 { return p.audit.Stats().Failures },
-		QuotaCallers:  func() int { return limiter.Stats().Callers },
-		ModelVersions: func() int {
-			n := 0
-			for _, m := range p.models.List() {
-				n += len(m.Versions)
-			}
-			return n
-		},
+		SVIDExpiry:       p.source.NotAfter,
+		AuditQueue:       func() int { return p.audit.Stats().Queue },
+		AuditCommit:      func() time.Duration { return p.audit.Stats().LastCommit },
+		AuditRecords:     func() uint64 { return p.audit.Stats().Records },
+		AuditFailures:    func() uint64 { return p.audit.Stats().Failures },
+		QuotaCallers:     func() int { return limiter.Stats().Callers },
+		ModelVersions:    p.versions,
 		ModelFailures:    func() int { return len(p.models.Failures()) },
 		PolicyGeneration: func() uint64 { return p.policy.Load().Generation() },
 		PolicyStale:      func() bool { return p.policy.LastError() != nil },

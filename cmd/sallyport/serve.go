@@ -16,8 +16,9 @@ func newServe() *cobra.Command {
 		Long: `Serve models as a configuration file says (see docs/configuration.md).
 
 The server's own identity comes from the SPIFFE Workload API. The policy is
-read again when its file changes and on SIGHUP; models are loaded, replaced and
-removed as their directory changes. SIGTERM and SIGINT drain and stop.`,
+read again when its file changes, models are loaded, replaced and removed as
+their directory changes; SIGHUP looks at both at once. SIGTERM and SIGINT drain
+and stop; a second one cuts off what is still open.`,
 		Example: "  sallyport serve --config /etc/sallyport/sallyport.yaml",
 		Args:    args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -29,20 +30,27 @@ removed as their directory changes. SIGTERM and SIGINT drain and stop.`,
 			if err != nil {
 				return usage(err)
 			}
+			hangups, stop := notifyHangups()
+			defer stop()
 			ctx := cmd.Context()
 			p, err := assemble(ctx, cfg, log)
 			if err != nil {
 				return err
 			}
-			hangups := make(chan os.Signal, 1)
-			signal.Notify(hangups, syscall.SIGHUP)
-			defer signal.Stop(hangups)
 			return p.run(ctx, hangups)
 		},
 	}
 	cmd.Flags().StringVarP(&path, "config", "c", "sallyport.yaml", "configuration file")
 	logFlag(cmd, &level)
 	return cmd
+}
+
+// notifyHangups catches SIGHUP until stop is called. Call it before anything
+// that takes time: until then the signal ends the process.
+func notifyHangups() (hangups <-chan os.Signal, stop func()) {
+	c := make(chan os.Signal, 1)
+	signal.Notify(c, syscall.SIGHUP)
+	return c, func() { signal.Stop(c) }
 }
 
 // logFlag adds the flag that newLogger reads.

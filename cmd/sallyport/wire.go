@@ -8,7 +8,9 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"os/signal"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -52,12 +54,23 @@ type process struct {
 func assemble(ctx context.Context, cfg *configv1.Server, log *slog.Logger) (_ *process, err error) {
 	p := &process{log: log}
 	defer func() {
-		if err != nil {
-			p.close(ctx)
+		if err == nil {
+			return
+		}
+		err = errors.Join(err, p.close(ctx))
+		if ctx.Err() != nil {
+			err = fmt.Errorf("stopped while starting: %w", err)
 		}
 	}()
 
 	// What an operator can get wrong is checked before what can take time.
+	for _, name := range cfg.GetIdentity().GetTrustDomains() {
+		td, err := spiffeid.TrustDomainFromString(name)
+		if err != nil {
+			return nil, usage(fmt.Errorf("identity.trust_domains: %w", err))
+		}
+		p.domains = append(p.domains, td)
+	}
 	if p.policy, err = policy.NewStore(cfg.GetPolicy().GetFile(), log, p.policyReloaded); err != nil {
 		return nil, usage(err)
 	}
@@ -73,6 +86,17 @@ func assemble(ctx context.Context, cfg *configv1.Server, log *slog.Logger) (_ *p
 	if err != nil {
 		return nil, usage(err)
 	}
+	if p.runtime, err = onnx.Open(onnx.Config{
+		Library:     library,
+		Threads:     int(cfg.GetRuntime().GetThreads()),
+		Concurrency: int(cfg.GetRuntime().GetConcurrency()),
+		Queue:       int(cfg.GetRuntime().GetQueue()),
+	}); err != nil {
+		return nil, usage(err)
+	}
+	if err := checkDirectories(cfg); err != nil {
+		return nil, usage(err)
+	}
 
 	if p.audit, err = audit.Open(audit.Config{
 		Dir:          cfg.GetAudit().GetDirectory(),
@@ -81,9 +105,7 @@ func assemble(ctx context.Context, cfg *configv1.Server, log *slog.Logger) (_ *p
 	}); err != nil {
 		return nil, fmt.Errorf("audit: %w", err)
 	}
-	if r := p.audit.Repaired(); r != nil {
-		log.Warn("audit log: a torn tail was cut off", slog.String("file", r.File), slog.Int64("bytes", r.Bytes), slog.String("saved", r.Saved))
-	}
+	p.auditOpened(cfg.GetAudit().GetDirectory())
 
 	if p.source, err = identity.Open(ctx, identity.Config{
 		WorkloadAPI:  cfg.GetIdentity().GetWorkloadApi(),
@@ -93,14 +115,6 @@ func assemble(ctx context.Context, cfg *configv1.Server, log *slog.Logger) (_ *p
 		return nil, fmt.Errorf("identity: %w", err)
 	}
 
-	if p.runtime, err = onnx.Open(onnx.Config{
-		Library:     library,
-		Threads:     int(cfg.GetRuntime().GetThreads()),
-		Concurrency: int(cfg.GetRuntime().GetConcurrency()),
-		Queue:       int(cfg.GetRuntime().GetQueue()),
-	}); err != nil {
-		return nil, err
-	}
 	if p.models, err = model.Open(ctx, model.Config{
 		Directory:        cfg.GetModels().GetDirectory(),
 		PollInterval:     duration(cfg.GetModels().GetPollInterval(), 0),
@@ -141,13 +155,6 @@ func assemble(ctx context.Context, cfg *configv1.Server, log *slog.Logger) (_ *p
 		return nil, err
 	}
 
-	for _, name := range cfg.GetIdentity().GetTrustDomains() {
-		td, err := spiffeid.TrustDomainFromString(name)
-		if err != nil {
-			return nil, usage(fmt.Errorf("identity.trust_domains: %w", err))
-		}
-		p.domains = append(p.domains, td)
-	}
 	p.refusals = newHandshakes(p.audit, p.metrics, log)
 	creds, err := identity.NewServerCredentials(p.source, identity.ServerConfig{
 		TrustDomains: p.domains,
@@ -196,7 +203,6 @@ func assemble(ctx context.Context, cfg *configv1.Server, log *slog.Logger) (_ *p
 // Each value from hangups reloads policy and models.
 func (p *process) run(ctx context.Context, hangups <-chan os.Signal) error {
 	p.announce()
-	p.event("server started")
 	var background sync.WaitGroup
 	working, stop := context.WithCancel(context.WithoutCancel(ctx))
 	failed := make(chan error, 3)
@@ -210,20 +216,20 @@ func (p *process) run(ctx context.Context, hangups <-chan os.Signal) error {
 	start("policy", p.policy.Run)
 	background.Go(func() { p.models.Run(working) })
 	start("admin", func(ctx context.Context) error {
-		return server.ServeAdmin(ctx, p.admin, p.checks, p.metrics.Gatherer())
+		return server.ServeAdmin(ctx, p.admin, append(p.checks, p.server.Draining()), p.metrics.Gatherer())
 	})
 	background.Go(func() {
 		for {
 			select {
 			case <-hangups:
-				// Both log and record what came of it.
-				_ = p.policy.Reload()
-				_ = p.models.Reload(working)
+				p.reload(working)
 			case <-working.Done():
 				return
 			}
 		}
 	})
+
+	background.Go(func() { p.cutOnSignal(ctx, working) })
 
 	serving, cut := context.WithCancelCause(ctx)
 	background.Go(func() {
@@ -234,29 +240,49 @@ func (p *process) run(ctx context.Context, hangups <-chan os.Signal) error {
 		}
 	})
 	err := p.server.Serve(serving, p.listener)
-	if cause := context.Cause(serving); err == nil && !errors.Is(cause, context.Canceled) {
-		err = cause
+	if cause := context.Cause(serving); !errors.Is(cause, context.Canceled) {
+		err = errors.Join(cause, err)
 	}
 	cut(nil)
 	stop()
 	background.Wait()
 	p.event("server stopped")
-	p.close(context.WithoutCancel(ctx))
+	err = errors.Join(err, p.close(ctx))
 	p.log.Info("stopped")
 	return err
+}
+
+// cutOnSignal waits for the signal that ends the drain: the one after that
+// which ended ctx. A further one ends the process.
+func (p *process) cutOnSignal(ctx, working context.Context) {
+	select {
+	case <-ctx.Done():
+	case <-working.Done():
+		return
+	}
+	again := make(chan os.Signal, 1)
+	signal.Notify(again, os.Interrupt, syscall.SIGTERM)
+	defer signal.Stop(again)
+	select {
+	case <-again:
+		p.server.Cut()
+	case <-working.Done():
+	}
 }
 
 // closeTimeout bounds the end of each part after the drain.
 const closeTimeout = 10 * time.Second
 
 // close ends what assemble opened, the audit log last: all before it may still
-// have something to record.
-func (p *process) close(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, closeTimeout)
+// have something to record. That ctx has ended does not matter. The error says
+// also whether records were lost.
+func (p *process) close(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
 	defer cancel()
+	var errs []error
 	end := func(part string, err error) {
 		if err != nil && !errors.Is(err, net.ErrClosed) {
-			p.log.Error("close", slog.String("part", part), slog.Any("error", err))
+			errs = append(errs, fmt.Errorf("close %s: %w", part, err))
 		}
 	}
 	if p.listener != nil {
@@ -278,8 +304,9 @@ func (p *process) close(ctx context.Context) {
 		end("identity", p.source.Close())
 	}
 	if p.audit != nil {
-		end("audit", p.audit.Close())
+		end("audit log", p.audit.Close())
 	}
+	return errors.Join(errs...)
 }
 
 // admit refuses blocked callers and addresses in the handshake.

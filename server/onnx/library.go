@@ -98,7 +98,7 @@ func checkVersion(path string) error {
 }
 
 func isELF(path string) bool {
-	f, err := os.Open(path)
+	f, err := os.Open(path) //nolint:gosec // the operator names the file
 	if err != nil {
 		return false
 	}
