@@ -11,7 +11,8 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 TOOL    := go tool -modfile=.tools/go.mod
 FUZZTIME ?= 20s
 
-export SALLYPORT_ONNXRUNTIME ?= $(CURDIR)/$(BIN)/libonnxruntime.so
+FETCHED := $(CURDIR)/$(BIN)/libonnxruntime.so
+export SALLYPORT_ONNXRUNTIME ?= $(FETCHED)
 
 .PHONY: help
 help: ## list the targets
@@ -26,8 +27,8 @@ build: runtime ## build bin/sallyport
 	CGO_ENABLED=1 go build -trimpath -ldflags '-X main.version=$(VERSION)' -o $(BIN)/sallyport ./cmd/sallyport
 
 .PHONY: runtime
-runtime: ## fetch ONNX Runtime into bin/, pinned by hash
-	@server/onnx/fetch-runtime.sh $(BIN)
+runtime: ## fetch ONNX Runtime into bin/, pinned by hash, unless SALLYPORT_ONNXRUNTIME is one
+	@[ "$$SALLYPORT_ONNXRUNTIME" != '$(FETCHED)' ] && [ -f "$$SALLYPORT_ONNXRUNTIME" ] || server/onnx/fetch-runtime.sh $(BIN)
 
 .PHONY: test
 test: runtime ## run every test under the race detector
@@ -38,6 +39,10 @@ lint: ## run the linters on Go and Protobuf
 	$(TOOL) golangci-lint run
 	$(TOOL) buf lint
 	$(TOOL) buf format --diff --exit-code
+
+.PHONY: vuln
+vuln: ## look for known vulnerabilities in what is used
+	$(TOOL) govulncheck ./...
 
 .PHONY: generate
 generate: ## generate gen/ from proto/

@@ -6,6 +6,8 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/tap"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
 // NewWithout returns a chain that lacks the named stages, to show that the
@@ -27,4 +29,14 @@ func (c *Chain) Unary(service string, m grpc.MethodDesc) grpc.StreamHandler {
 // Tap is the early door.
 func (c *Chain) Tap(ctx context.Context, info *tap.Info) (context.Context, error) {
 	return c.intake.open(ctx, info)
+}
+
+// Bounds returns the check of a message's bytes before it is decoded, which
+// returns what it refuses.
+func Bounds(m proto.Message) (func([]byte) *Refusal, error) {
+	b, err := boundsOf(m.ProtoReflect().Descriptor(), make(map[protoreflect.FullName]*bounds))
+	if err != nil {
+		return nil, err
+	}
+	return b.check, nil
 }

@@ -28,8 +28,6 @@ const healthInterval = time.Second
 
 // Bounds limits the transport. The zero value of a field is its default.
 type Bounds struct {
-	// MaxMessageBytes is the largest message received; 4 MiB.
-	MaxMessageBytes int
 	// MaxConcurrentRPCs on one connection; 100. It also caps the handlers of a
 	// connection, which rapid reset would otherwise multiply.
 	MaxConcurrentRPCs uint32
@@ -48,7 +46,6 @@ type Bounds struct {
 }
 
 func (b Bounds) withDefaults() Bounds {
-	def(&b.MaxMessageBytes, 4<<20)
 	def(&b.MaxConcurrentRPCs, 100)
 	def(&b.MaxConnections, 4096)
 	def(&b.MaxHeaderBytes, 16<<10)
@@ -105,9 +102,6 @@ func New(cfg Config) (*Server, error) {
 	b := cfg.Bounds
 	opts := append(cfg.Chain.ServerOptions(),
 		grpc.Creds(cfg.Credentials),
-		// The chain reads messages by itself and applies the same bound with a
-		// reason; this one stands for what would not go through it.
-		grpc.MaxRecvMsgSize(b.MaxMessageBytes),
 		grpc.MaxConcurrentStreams(b.MaxConcurrentRPCs),
 		grpc.MaxHeaderListSize(b.MaxHeaderBytes),
 		grpc.ConnectionTimeout(b.HandshakeTimeout),

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"path/filepath"
@@ -112,10 +113,13 @@ func (p *process) readiness() []server.Check {
 		{
 			Name: "models",
 			Err: func() error {
-				if len(p.models.List()) == 0 {
-					return fmt.Errorf("no model is loaded, %d failures", len(p.models.Failures()))
+				if len(p.models.List()) > 0 {
+					return nil
 				}
-				return nil
+				if n := len(p.models.Failures()); n > 0 {
+					return fmt.Errorf("no model is loaded, %d failures", n)
+				}
+				return errors.New("no model is loaded")
 			},
 			Note: func() string {
 				return fmt.Sprintf("%d models, %d versions, %d failures", len(p.models.List()), p.versions(), len(p.models.Failures()))

@@ -176,7 +176,6 @@ func assemble(ctx context.Context, cfg *configv1.Server, log *slog.Logger) (_ *p
 		Checks: p.checks,
 		Log:    log,
 		Bounds: server.Bounds{
-			MaxMessageBytes:   maxMessage,
 			MaxConcurrentRPCs: bounds.GetMaxConcurrentRpcs(),
 			MaxConnections:    int(bounds.GetMaxConnections()),
 			MaxHeaderBytes:    bounds.GetMaxHeaderBytes(),
