@@ -10,7 +10,6 @@ import (
 	"net"
 	"runtime"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/net/netutil"
@@ -86,7 +85,7 @@ type Server struct {
 	cfg      Config
 	grpc     *grpc.Server
 	health   *health.Server
-	draining atomic.Bool
+	draining chan struct{} // closed when it begins to stop
 	cut      chan struct{} // closed by Cut
 	once     sync.Once     // closes cut
 	patience time.Duration // with handlers that were cut off
@@ -117,11 +116,11 @@ func New(cfg Config) (*Server, error) {
 	)
 	s := &Server{
 		cfg: cfg, grpc: grpc.NewServer(opts...), health: health.NewServer(),
-		cut: make(chan struct{}), patience: 10 * time.Second,
+		draining: make(chan struct{}), cut: make(chan struct{}), patience: 10 * time.Second,
 	}
 	r := cfg.Chain.Registrar(s.grpc)
 	cfg.Register(r)
-	registerStandard(r, s.health, s.grpc)
+	registerStandard(r, watchedHealth{s.health, s.draining}, s.grpc)
 	if err := r.Err(); err != nil {
 		return nil, fmt.Errorf("server: %w", err)
 	}
@@ -132,7 +131,7 @@ func New(cfg Config) (*Server, error) {
 // Serve accepts connections on lis until ctx ends, then drains: health goes
 // down, streams are told, open RPCs are waited for until the drain timeout,
 // and what is left is cut off. All handlers have returned when it returns,
-// unless its error says otherwise.
+// unless its error says otherwise. Call it once.
 func (s *Server) Serve(ctx context.Context, lis net.Listener) error {
 	var background sync.WaitGroup
 	watching, stopWatching := context.WithCancel(ctx)
@@ -145,11 +144,11 @@ func (s *Server) Serve(ctx context.Context, lis net.Listener) error {
 	case err = <-served:
 	case <-ctx.Done():
 	}
-	s.draining.Store(true)
 	s.cfg.Log.Info("draining", slog.Duration("timeout", s.cfg.Bounds.DrainTimeout))
 	stopWatching()
 	background.Wait()
 	s.health.Shutdown()
+	close(s.draining)
 	if s.cfg.Drain != nil {
 		s.cfg.Drain()
 	}
@@ -163,10 +162,12 @@ func (s *Server) Cut() { s.once.Do(func() { close(s.cut) }) }
 // Draining is a check that fails while the server stops.
 func (s *Server) Draining() Check {
 	return Check{Name: "draining", Err: func() error {
-		if s.draining.Load() {
+		select {
+		case <-s.draining:
 			return errors.New("the server is stopping")
+		default:
+			return nil
 		}
-		return nil
 	}}
 }
 

@@ -1,6 +1,8 @@
 package server
 
 import (
+	"context"
+
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
@@ -35,9 +37,41 @@ func StandardMethods() []interceptors.Method {
 	}
 }
 
+// watchedHealth is health of which nobody's watching holds up the drain.
+type watchedHealth struct {
+	*health.Server
+	draining <-chan struct{}
+}
+
+// Watch ends when the server drains, after it has said so.
+func (h watchedHealth) Watch(r *healthv1.HealthCheckRequest, stream healthv1.Health_WatchServer) error {
+	ctx, cancel := context.WithCancel(stream.Context())
+	defer cancel()
+	go func() {
+		select {
+		case <-h.draining:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	err := h.Server.Watch(r, watchStream{stream, ctx})
+	if stream.Context().Err() == nil && ctx.Err() != nil {
+		return stream.Send(&healthv1.HealthCheckResponse{Status: healthv1.HealthCheckResponse_NOT_SERVING})
+	}
+	return err
+}
+
+// watchStream ends sooner than its caller.
+type watchStream struct {
+	healthv1.Health_WatchServer
+	ctx context.Context
+}
+
+func (s watchStream) Context() context.Context { return s.ctx }
+
 // registerStandard registers health and reflection; reflection shows the
 // services of info.
-func registerStandard(r grpc.ServiceRegistrar, h *health.Server, info reflection.ServiceInfoProvider) {
+func registerStandard(r grpc.ServiceRegistrar, h healthv1.HealthServer, info reflection.ServiceInfoProvider) {
 	healthv1.RegisterHealthServer(r, h)
 	reflectionv1.RegisterServerReflectionServer(r, reflection.NewServerV1(reflection.ServerOptions{Services: info}))
 }

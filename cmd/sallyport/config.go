@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/spiffe/go-spiffe/v2/workloadapi"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	configv1 "github.com/sallyport/sallyport/gen/go/sallyport/config/v1"
@@ -61,9 +62,12 @@ func parseConfig(data []byte, path string) (*configv1.Server, error) {
 	return cfg, nil
 }
 
-// checkDirectories finds directories that cannot be used before a server waits
-// for its identity.
-func checkDirectories(cfg *configv1.Server) error {
+// checkPlaces finds before a server waits for its identity that there is none to
+// wait for, or a directory that cannot be used.
+func checkPlaces(cfg *configv1.Server) error {
+	if cfg.GetIdentity().GetWorkloadApi() == "" && os.Getenv(workloadapi.SocketEnv) == "" {
+		return fmt.Errorf("identity.workload_api is not set, nor is %s in the environment", workloadapi.SocketEnv)
+	}
 	models := cfg.GetModels().GetDirectory()
 	if info, err := os.Stat(models); err != nil {
 		return fmt.Errorf("models: %w", err)

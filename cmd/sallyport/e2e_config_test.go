@@ -64,7 +64,7 @@ func TestServeRefusesToStart(t *testing.T) {
 		{"two documents", in("admin:", "---\nadmin:"), usage, `more than one document`},
 		{"no listener", in("listen: 127.0.0.1:0\n", ""), usage, `sallyport.yaml.*listen`},
 		{"a listener on every interface", in("listen: 127.0.0.1:0", "listen: :7443"), usage, `sallyport.yaml:2:.*listen`},
-		{"an operator's listener on every interface", in("admin:\n  listen: 127.0.0.1:0", "admin:\n  listen: 0.0.0.0:0"), usage, `sallyport.yaml:\d+:.*must be a loopback address`},
+		{"an operator's listener on every interface", in("admin:\n  listen: 127.0.0.1:0", "admin:\n  listen: 0.0.0.0:0"), usage, `sallyport.yaml:\d+:.*must be a loopback`},
 		{"one on a name that only looks like it", in("admin:\n  listen: 127.0.0.1:0", "admin:\n  listen: 127.example.org:0"), usage, `sallyport.yaml:\d+:.*loopback`},
 		{"nobody may connect", in("[sallyport.test]", "[]"), usage, `sallyport.yaml.*trust_domains`},
 		{"a trust domain that is an ID", in("[sallyport.test]", "[spiffe://sallyport.test]"), usage, `sallyport.yaml:\d+:.*trust_domains`},

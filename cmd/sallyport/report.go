@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/sallyport/sallyport/identity"
@@ -117,12 +118,14 @@ func (p *process) readiness() []server.Check {
 					return nil
 				}
 				if n := len(p.models.Failures()); n > 0 {
-					return fmt.Errorf("no model is loaded, %d failures", n)
+					return fmt.Errorf("no model is loaded, %s", count(n, "failure"))
 				}
 				return errors.New("no model is loaded")
 			},
 			Note: func() string {
-				return fmt.Sprintf("%d models, %d versions, %d failures", len(p.models.List()), p.versions(), len(p.models.Failures()))
+				return strings.Join([]string{
+					count(len(p.models.List()), "model"), count(p.versions(), "version"), count(len(p.models.Failures()), "failure"),
+				}, ", ")
 			},
 		},
 		{

@@ -7,10 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"os"
-	"os/signal"
-	"sync"
-	"syscall"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -94,7 +90,7 @@ func assemble(ctx context.Context, cfg *configv1.Server, log *slog.Logger) (_ *p
 	}); err != nil {
 		return nil, usage(err)
 	}
-	if err := checkDirectories(cfg); err != nil {
+	if err := checkPlaces(cfg); err != nil {
 		return nil, usage(err)
 	}
 
@@ -196,116 +192,6 @@ func assemble(ctx context.Context, cfg *configv1.Server, log *slog.Logger) (_ *p
 		return nil, fmt.Errorf("admin.listen: %w", err)
 	}
 	return p, nil
-}
-
-// run serves until ctx ends and then stops in the order that loses nothing.
-// Each value from hangups reloads policy and models.
-func (p *process) run(ctx context.Context, hangups <-chan os.Signal) error {
-	p.announce()
-	var background sync.WaitGroup
-	working, stop := context.WithCancel(context.WithoutCancel(ctx))
-	failed := make(chan error, 3)
-	start := func(name string, f func(context.Context) error) {
-		background.Go(func() {
-			if err := f(working); err != nil && !errors.Is(err, context.Canceled) {
-				failed <- fmt.Errorf("%s: %w", name, err)
-			}
-		})
-	}
-	start("policy", p.policy.Run)
-	background.Go(func() { p.models.Run(working) })
-	start("admin", func(ctx context.Context) error {
-		return server.ServeAdmin(ctx, p.admin, append(p.checks, p.server.Draining()), p.metrics.Gatherer())
-	})
-	background.Go(func() {
-		for {
-			select {
-			case <-hangups:
-				p.reload(working)
-			case <-working.Done():
-				return
-			}
-		}
-	})
-
-	background.Go(func() { p.cutOnSignal(ctx, working) })
-
-	serving, cut := context.WithCancelCause(ctx)
-	background.Go(func() {
-		select {
-		case err := <-failed:
-			cut(err)
-		case <-working.Done():
-		}
-	})
-	err := p.server.Serve(serving, p.listener)
-	if cause := context.Cause(serving); !errors.Is(cause, context.Canceled) {
-		err = errors.Join(cause, err)
-	}
-	cut(nil)
-	stop()
-	background.Wait()
-	p.event("server stopped")
-	err = errors.Join(err, p.close(ctx))
-	p.log.Info("stopped")
-	return err
-}
-
-// cutOnSignal waits for the signal that ends the drain: the one after that
-// which ended ctx. A further one ends the process.
-func (p *process) cutOnSignal(ctx, working context.Context) {
-	select {
-	case <-ctx.Done():
-	case <-working.Done():
-		return
-	}
-	again := make(chan os.Signal, 1)
-	signal.Notify(again, os.Interrupt, syscall.SIGTERM)
-	defer signal.Stop(again)
-	select {
-	case <-again:
-		p.server.Cut()
-	case <-working.Done():
-	}
-}
-
-// closeTimeout bounds the end of each part after the drain.
-const closeTimeout = 10 * time.Second
-
-// close ends what assemble opened, the audit log last: all before it may still
-// have something to record. That ctx has ended does not matter. The error says
-// also whether records were lost.
-func (p *process) close(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
-	defer cancel()
-	var errs []error
-	end := func(part string, err error) {
-		if err != nil && !errors.Is(err, net.ErrClosed) {
-			errs = append(errs, fmt.Errorf("close %s: %w", part, err))
-		}
-	}
-	if p.listener != nil {
-		end("listener", p.listener.Close())
-	}
-	if p.admin != nil {
-		end("admin", p.admin.Close())
-	}
-	if p.chain != nil {
-		end("chain", p.chain.Close(ctx))
-	}
-	if p.models != nil {
-		end("models", p.models.Close(ctx))
-	}
-	if p.runtime != nil {
-		end("runtime", p.runtime.Close())
-	}
-	if p.source != nil {
-		end("identity", p.source.Close())
-	}
-	if p.audit != nil {
-		end("audit log", p.audit.Close())
-	}
-	return errors.Join(errs...)
 }
 
 // admit refuses blocked callers and addresses in the handshake.

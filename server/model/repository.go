@@ -40,7 +40,8 @@ type Config struct {
 // within the directory and nowhere else.
 //
 // A version that cannot be loaded, or that its manifest does not fit, is not
-// served; if it was served before, what was goes on. All methods are safe for
+// served; if it was served before, what was goes on. A manifest that is removed
+// stays in force. All methods are safe for
 // concurrent use.
 type Repository struct {
 	cfg    Config
