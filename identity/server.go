@@ -78,7 +78,8 @@ func NewServerCredentials(src X509Source, cfg ServerConfig) (credentials.Transpo
 }
 
 // ServerHandshake blocks until the peer is verified or the connection's
-// deadline has passed.
+// deadline has passed. The connection it returns is closed when the peer's
+// identity ends: a peer that has a newer one connects again.
 func (c *serverCredentials) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	var (
 		caller  *Caller
@@ -107,7 +108,7 @@ func (c *serverCredentials) ServerHandshake(raw net.Conn) (net.Conn, credentials
 		c.cfg.Refused(Refusal{Peer: raw.RemoteAddr(), Claimed: claimed, Err: err})
 		return nil, nil, err // as it is: gRPC compares it with io.EOF
 	}
-	return conn, authInfo(caller, conn), nil
+	return endAt(conn, raw, caller.NotAfter), authInfo(caller, conn), nil
 }
 
 // claim is the ID that the peer's certificate names, if any.

@@ -6,8 +6,11 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
+	"os"
 	"strings"
 	"sync/atomic"
+	"syscall"
 
 	"golang.org/x/time/rate"
 	"google.golang.org/grpc/codes"
@@ -82,17 +85,21 @@ type blockedError struct{ detail string }
 func (e *blockedError) Error() string { return e.detail }
 
 // handshakeReason is the reason on record. A peer that just left, as a health
-// check over bare TCP does, did not finish; all others were rejected.
+// check over bare TCP does, did not finish; one that sent an alert does not accept
+// the server; all others were rejected.
 func handshakeReason(r identity.Refusal) string {
 	var invalid x509.CertificateInvalidError
 	var blocked *blockedError
+	var alert *net.OpError
 	switch {
 	case errors.As(r.Err, &blocked):
 		return string(interceptors.CallerBlocked)
 	case errors.As(r.Err, &invalid) && invalid.Reason == x509.Expired:
 		return string(interceptors.IdentityExpired)
-	case errors.Is(r.Err, io.EOF):
+	case errors.Is(r.Err, io.EOF), errors.Is(r.Err, os.ErrDeadlineExceeded), errors.Is(r.Err, syscall.ECONNRESET):
 		return "HANDSHAKE_UNFINISHED"
+	case errors.As(r.Err, &alert) && alert.Op == "remote error":
+		return "SERVER_REJECTED"
 	case r.Claimed.IsZero():
 		return string(interceptors.IdentityMissing)
 	}
