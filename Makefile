@@ -19,7 +19,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
-demo: build ## show a whole server at work, every refusal included
+demo: build ## show a whole server at work, a refusal at every gate included
 	$(BIN)/sallyport demo
 
 .PHONY: build

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -67,6 +69,11 @@ records cut off at the very end, or a log written anew as a whole, cannot be see
 }
 
 func verifyAudit(w io.Writer, dir string, heads []string) error {
+	for _, head := range heads {
+		if b, err := hex.DecodeString(head); err != nil || len(b) != sha256.Size {
+			return usage(fmt.Errorf("--head %q: must be the 64 hexadecimal digits that verify printed", head))
+		}
+	}
 	report, err := audit.Verify(dir, heads...)
 	if tampered := (*audit.TamperError)(nil); errors.As(err, &tampered) {
 		return fmt.Errorf("the audit log does NOT verify beyond %s: %w", count64(report.Records, "record"), tampered)

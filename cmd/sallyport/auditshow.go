@@ -93,7 +93,13 @@ func (f *showFlags) resolve(now time.Time) error {
 		errs = append(errs, err)
 		f.filter.Code = &c
 	}
+	if c := f.filter.Caller; c != "" && !strings.Contains(c, "://") {
+		f.filter.Caller = "spiffe://" + c // as the table writes it
+	}
 	f.filter.Action = strings.ToUpper(f.filter.Action)
+	if f.filter.Action != "" && !slices.Contains(actions(), f.filter.Action) {
+		errs = append(errs, fmt.Errorf("--action %q: must be one of %s", f.filter.Action, strings.Join(actions(), ", ")))
+	}
 	f.filter.Reason = strings.ToUpper(f.filter.Reason)
 	f.filter.Kind = kinds[f.kind]
 	if f.last < 0 {

@@ -20,7 +20,7 @@ func newDemo() *cobra.Command {
 	var keep string
 	cmd := &cobra.Command{
 		Use:   "demo",
-		Short: "Show a server at work, every kind of refusal included",
+		Short: "Show a server at work, a refusal at every gate included",
 		Long: `Start a development server in a directory of its own and show what it does:
 a prediction, a stream of batches, six callers that are refused each for a
 reason of their own, and the audit trail of it all, which is then tampered with.
@@ -111,6 +111,9 @@ func runDemo(ctx context.Context, out io.Writer, keep string) (err error) {
 		return fmt.Errorf("%d of %d scenes did not go as they should", failed, len(scenes))
 	}
 	d.printf("\nAll %d scenes went as they should.\n", len(scenes))
+	if keep == "" {
+		d.printf("%s is removed now; with --keep DIR it stays.\n", dir)
+	}
 	return nil
 }
 

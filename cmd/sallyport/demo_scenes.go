@@ -133,7 +133,7 @@ func (d *demo) stream(ctx context.Context) error {
 	const size = 16
 	d.sent("PredictStream %s, %d rows in batches of %d", demoModel, len(rows), size)
 	bar := progressbar.NewOptions(len(rows), progressbar.OptionSetWriter(d.out), progressbar.OptionSetDescription("   "),
-		progressbar.OptionShowCount(), progressbar.OptionSetWidth(40), progressbar.OptionSetPredictTime(false))
+		progressbar.OptionShowCount(), progressbar.OptionSetWidth(40), progressbar.OptionThrottle(50*time.Millisecond), progressbar.OptionSetPredictTime(false))
 	start := time.Now()
 	p, err := predictStream(ctx, inferencev1.NewPredictionServiceClient(c), request{
 		model:    demoModel,
@@ -253,7 +253,7 @@ func (d *demo) invalid(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	d.sent("Predict with a model name that no schema allows, and no inputs")
+	d.sent("Predict as the ward's batch, with a model name that no schema allows, and no inputs")
 	return d.refused(ctx, "ward-batch", &inferencev1.PredictRequest{Model: "../etc/passwd"}, interceptors.RequestInvalid)
 }
 

@@ -26,7 +26,7 @@ func newModels() *cobra.Command {
 		Use:   "models [NAME]",
 		Short: "List the models that the caller may see, or describe one",
 		Long: `List the models that the caller may see, or describe one. A model that the
-policy does not let the caller DESCRIBE looks as if it did not exist.
+policy does not let the caller DESCRIBE is refused like one that does not exist.
 
 With --json the list is {"models": [...]}, and a single model is one object, in
 Protobuf's JSON form of sallyport.inference.v1.Model.`,

@@ -18,7 +18,8 @@ type Filter struct {
 	Action string
 	// Code is a canonical gRPC status code; nil selects all, 0 those that were OK.
 	Code *uint32
-	// Reason is the reason of a refusal, for example "POLICY_DENIED".
+	// Reason is the reason of a refusal, for example "POLICY_DENIED": of the call,
+	// or of a batch of its stream.
 	Reason string
 	// Kind is what the record is about.
 	Kind auditv1.Kind
@@ -35,7 +36,7 @@ func (f *Filter) Match(r *auditv1.Record) bool {
 		(f.Kind == auditv1.Kind_KIND_UNSPECIFIED || f.Kind == r.GetKind()) &&
 		(f.Code == nil || *f.Code == r.GetCode()) &&
 		(f.Action == "" || f.Action == r.GetAction()) &&
-		(f.Reason == "" || f.Reason == r.GetReason()) &&
+		(f.Reason == "" || f.Reason == r.GetReason() || r.GetRefused()[f.Reason] > 0) &&
 		matches(f.Model, "*", r.GetModel()) &&
 		matches(f.Caller, "/*", r.GetCaller().GetSpiffeId()) &&
 		(f.Since.IsZero() || !at.Before(f.Since)) &&

@@ -738,10 +738,10 @@ const file_sallyport_config_v1_server_proto_rawDesc = "" +
 	"\x05audit\x18\x05 \x01(\v2\x1a.sallyport.config.v1.AuditB\x06\xbaH\x03\xc8\x01\x01R\x05audit\x128\n" +
 	"\x05admin\x18\x06 \x01(\v2\x1a.sallyport.config.v1.AdminB\x06\xbaH\x03\xc8\x01\x01R\x05admin\x123\n" +
 	"\x06bounds\x18\a \x01(\v2\x1b.sallyport.config.v1.BoundsR\x06bounds\x126\n" +
-	"\aruntime\x18\b \x01(\v2\x1c.sallyport.config.v1.RuntimeR\aruntime\"\xd3\x02\n" +
-	"\bIdentity\x12\xaf\x01\n" +
-	"\fworkload_api\x18\x01 \x01(\tB\x8b\x01\xbaH\x87\x01\xba\x01\x7f\n" +
-	"\x15identity.workload_api\x12!must begin with unix:// or tcp://\x1aCthis == '' || this.startsWith('unix:') || this.startsWith('tcp://')r\x03\x18\x80 R\vworkloadApi\x12M\n" +
+	"\aruntime\x18\b \x01(\v2\x1c.sallyport.config.v1.RuntimeR\aruntime\"\xd1\x02\n" +
+	"\bIdentity\x12\xad\x01\n" +
+	"\fworkload_api\x18\x01 \x01(\tB\x89\x01\xbaH\x85\x01\xba\x01}\n" +
+	"\x15identity.workload_api\x12\x1fmust begin with unix: or tcp://\x1aCthis == '' || this.startsWith('unix:') || this.startsWith('tcp://')r\x03\x18\x80 R\vworkloadApi\x12M\n" +
 	"\rstart_timeout\x18\x02 \x01(\v2\x19.google.protobuf.DurationB\r\xbaH\n" +
 	"\xaa\x01\a\"\x03\b\x90\x1c*\x00R\fstartTimeout\x12F\n" +
 	"\rtrust_domains\x18\x03 \x03(\tB!\xbaH\x1e\x92\x01\x1b\b\x01\x18\x01\"\x15r\x13\x18\xff\x012\x0e^[a-z0-9._-]+$R\ftrustDomains\"+\n" +

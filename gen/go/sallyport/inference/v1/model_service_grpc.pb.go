@@ -28,7 +28,7 @@ const (
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
 // ModelService describes models. It shows a caller only models that the caller
-// may DESCRIBE; any other model looks as if it did not exist.
+// may DESCRIBE; any other is refused like one that does not exist.
 type ModelServiceClient interface {
 	// ListModels lists the models that the caller may describe, by name.
 	ListModels(ctx context.Context, in *ListModelsRequest, opts ...grpc.CallOption) (*ListModelsResponse, error)
@@ -69,7 +69,7 @@ func (c *modelServiceClient) GetModel(ctx context.Context, in *GetModelRequest, 
 // for forward compatibility.
 //
 // ModelService describes models. It shows a caller only models that the caller
-// may DESCRIBE; any other model looks as if it did not exist.
+// may DESCRIBE; any other is refused like one that does not exist.
 type ModelServiceServer interface {
 	// ListModels lists the models that the caller may describe, by name.
 	ListModels(context.Context, *ListModelsRequest) (*ListModelsResponse, error)

@@ -1,0 +1,63 @@
+// Command client asks a Sallyport server for one prediction. Its identity comes
+// from the SPIFFE Workload API that SPIFFE_ENDPOINT_SOCKET names:
+//
+//	export SALLYPORT_SERVER=127.0.0.1:7443 SPIFFE_ENDPOINT_SOCKET=unix://$PWD/dev/workloads/clinic.sock
+//	go run ./examples/client
+package main
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"time"
+
+	_ "google.golang.org/genproto/googleapis/rpc/errdetails" // so that details of errors can be read
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/status"
+
+	inferencev1 "github.com/sallyport/sallyport/gen/go/sallyport/inference/v1"
+	"github.com/sallyport/sallyport/identity"
+)
+
+func main() {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	err := predict(ctx, os.Getenv("SALLYPORT_SERVER"))
+	cancel()
+	if err != nil {
+		slog.Error("no prediction", slog.Any("error", err), slog.Any("details", status.Convert(err).Details()))
+		os.Exit(1) //nolint:forbidigo // the end of main
+	}
+}
+
+func predict(ctx context.Context, server string) error {
+	source, err := identity.Open(ctx, identity.Config{})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = source.Close() }()
+	// A server under /sallyport in our own trust domain; ServerID names one.
+	creds, err := identity.NewClientCredentials(source, identity.DefaultServer())
+	if err != nil {
+		return err
+	}
+	conn, err := grpc.NewClient("passthrough:///"+server, grpc.WithTransportCredentials(creds))
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close() }()
+
+	answer, err := inferencev1.NewPredictionServiceClient(conn).Predict(ctx, &inferencev1.PredictRequest{
+		Model: "breast-cancer",
+		Inputs: map[string]*inferencev1.Tensor{"features": {
+			DataType:    inferencev1.DataType_DATA_TYPE_FLOAT32,
+			Shape:       []int64{1, 30}, // one row
+			FloatValues: make([]float32, 30),
+		}},
+	})
+	if err != nil {
+		return err
+	}
+	slog.Info("prediction", slog.Any("label", answer.GetOutputs()["label"].GetInt64Values()),
+		slog.Int64("version", answer.GetVersion()), slog.String("digest", answer.GetDigest()))
+	return nil
+}
