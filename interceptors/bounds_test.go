@@ -65,7 +65,7 @@ func FuzzBounds(f *testing.F) {
 		f.Add(data)
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		check(data)
+		_ = check(data)
 		var r inferencev1.PredictRequest
 		if proto.Unmarshal(data, &r) != nil || protovalidate.Validate(&r) != nil {
 			return

@@ -20,16 +20,17 @@ import (
 )
 
 func main() {
+	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	err := predict(ctx, os.Getenv("SALLYPORT_SERVER"))
+	err := predict(ctx, os.Getenv("SALLYPORT_SERVER"), log)
 	cancel()
 	if err != nil {
-		slog.Error("no prediction", slog.Any("error", err), slog.Any("details", status.Convert(err).Details()))
+		log.Error("no prediction", slog.Any("error", err), slog.Any("details", status.Convert(err).Details()))
 		os.Exit(1) //nolint:forbidigo // the end of main
 	}
 }
 
-func predict(ctx context.Context, server string) error {
+func predict(ctx context.Context, server string, log *slog.Logger) error {
 	source, err := identity.Open(ctx, identity.Config{})
 	if err != nil {
 		return err
@@ -57,7 +58,7 @@ func predict(ctx context.Context, server string) error {
 	if err != nil {
 		return err
 	}
-	slog.Info("prediction", slog.Any("label", answer.GetOutputs()["label"].GetInt64Values()),
+	log.Info("prediction", slog.Any("label", answer.GetOutputs()["label"].GetInt64Values()),
 		slog.Int64("version", answer.GetVersion()), slog.String("digest", answer.GetDigest()))
 	return nil
 }
