@@ -105,7 +105,7 @@ func TestServeRefusesToStart(t *testing.T) {
 		{"no identity", in("server.sock\n  start_timeout: 30s", "nobody.sock\n  start_timeout: 0.3s"), failed,
 			`SPIFFE Workload API at unix://DIR/workloads/nobody.sock: no identity within 300ms: .*`},
 		{"no address of a Workload API", in("  workload_api: unix:workloads/server.sock\n", ""), usage, `SPIFFE_ENDPOINT_SOCKET`},
-		{"an address that is none", in("unix:workloads/server.sock", "http://127.0.0.1"), usage, `sallyport.yaml:\d+:.*must begin with unix:// or tcp://`},
+		{"an address that is none", in("unix:workloads/server.sock", "http://127.0.0.1"), usage, `sallyport.yaml:\d+:.*must begin with unix: or tcp://`},
 
 		{"a log in use", func(t *testing.T, dir string) {
 			log, err := audit.Open(audit.Config{Dir: dir + "/audit"})
