@@ -28,7 +28,7 @@ func (p *process) run(ctx context.Context, hangups <-chan os.Signal) error {
 			}
 		})
 	}
-	start("policy", p.policy.Run)
+	background.Go(func() { p.policy.Run(working) })
 	background.Go(func() { p.models.Run(working) })
 	start("admin", func(ctx context.Context) error {
 		return server.ServeAdmin(ctx, p.admin, append(p.checks, p.server.Draining()), p.metrics.Gatherer())

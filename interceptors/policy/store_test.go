@@ -58,13 +58,11 @@ func (h *harness) run(t *testing.T, poll time.Duration) {
 	}
 	h.SetTimes(20*time.Millisecond, poll)
 	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- h.Run(ctx) }()
+	var running sync.WaitGroup
+	running.Go(func() { h.Run(ctx) })
 	t.Cleanup(func() {
 		cancel()
-		if err := <-done; err != nil {
-			t.Errorf("Run: %v", err)
-		}
+		running.Wait()
 	})
 }
 
@@ -334,6 +332,8 @@ func TestLookWaitsUntilTheFileHoldsStill(t *testing.T) {
 	}
 }
 
+// TestRunWithoutADirectory has the directory gone when the watch begins: the
+// policy goes on, and the file is found when it is back.
 func TestRunWithoutADirectory(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "gone")
 	if err := os.Mkdir(dir, 0o700); err != nil {
@@ -345,8 +345,16 @@ func TestRunWithoutADirectory(t *testing.T) {
 	if err := os.RemoveAll(dir); err != nil {
 		t.Fatal(err)
 	}
-	if err := h.Run(t.Context()); err == nil || !strings.Contains(err.Error(), path) {
-		t.Errorf("error %v", err)
+	h.run(t, 50*time.Millisecond)
+	if e := h.next(t); e.Generation != 1 || e.Err == nil {
+		t.Errorf("told %+v", e)
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	write(t, path, forModel("b"))
+	if e := h.next(t); e.Generation != 2 || e.Err != nil {
+		t.Errorf("told %+v", e)
 	}
 }
 

@@ -2,7 +2,6 @@ package policy
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"path/filepath"
 	"time"
@@ -10,23 +9,20 @@ import (
 	"github.com/fsnotify/fsnotify"
 )
 
-// Run reloads the policy when its file changes, until ctx ends; then it returns
-// nil. The error is that the directory of the file cannot be watched.
+// Run reloads the policy when its file changes, until ctx ends.
 //
 // It watches the directory, since editors and Kubernetes replace the file or a
 // symbolic link on the way to it, and also looks every ten seconds, for changes
-// that nobody tells of. A file counts once two readings, a tenth of a second
+// that nobody tells of, or where a directory cannot be watched. A file counts once two readings, a tenth of a second
 // apart, are the same: half a policy can be a valid one that lacks its last
 // blocks. To be safe from slower writers, replace the file by renaming.
-func (s *Store) Run(ctx context.Context) error {
-	watcher, err := fsnotify.NewWatcher()
+func (s *Store) Run(ctx context.Context) {
+	events, faults, stop, err := s.notifications()
 	if err != nil {
-		return fmt.Errorf("watch policy %s: %w", s.path, err)
+		s.log.WarnContext(ctx, "no file notifications: looking for a changed policy at intervals only",
+			slog.String("file", s.path), slog.Any("error", err))
 	}
-	defer func() { _ = watcher.Close() }()
-	if err := watcher.Add(filepath.Dir(s.path)); err != nil {
-		return fmt.Errorf("watch policy %s: %w", s.path, err)
-	}
+	defer stop()
 	poll := time.NewTicker(s.poll)
 	defer poll.Stop()
 
@@ -44,10 +40,10 @@ func (s *Store) Run(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
-			return nil
-		case <-watcher.Events:
+			return
+		case <-events:
 			soon()
-		case err := <-watcher.Errors:
+		case err := <-faults:
 			s.log.WarnContext(ctx, "policy watch", slog.String("file", s.path), slog.Any("error", err))
 			soon()
 		case <-poll.C:
@@ -58,6 +54,20 @@ func (s *Store) Run(ctx context.Context) error {
 			}
 		}
 	}
+}
+
+// notifications tell of changes in the file's directory until stop is called. If
+// they cannot be had, nothing ever comes.
+func (s *Store) notifications() (events <-chan fsnotify.Event, faults <-chan error, stop func(), err error) {
+	watcher, err := fsnotify.NewWatcher()
+	if err != nil {
+		return nil, nil, func() {}, err
+	}
+	stop = func() { _ = watcher.Close() }
+	if err := watcher.Add(filepath.Dir(s.path)); err != nil {
+		return nil, nil, stop, err
+	}
+	return watcher.Events, watcher.Errors, stop, nil
 }
 
 // watch is what Run remembers between two looks at the file.
