@@ -20,18 +20,14 @@ func (p *process) run(ctx context.Context, hangups <-chan os.Signal) error {
 	p.announce()
 	var background sync.WaitGroup
 	working, stop := context.WithCancel(context.WithoutCancel(ctx))
-	failed := make(chan error, 3)
-	start := func(name string, f func(context.Context) error) {
-		background.Go(func() {
-			if err := f(working); err != nil && !errors.Is(err, context.Canceled) {
-				failed <- fmt.Errorf("%s: %w", name, err)
-			}
-		})
-	}
+	serving, cut := context.WithCancelCause(ctx)
 	background.Go(func() { p.policy.Run(working) })
 	background.Go(func() { p.models.Run(working) })
-	start("admin", func(ctx context.Context) error {
-		return server.ServeAdmin(ctx, p.admin, append(p.checks, p.server.Draining()), p.metrics.Gatherer())
+	background.Go(func() {
+		err := server.ServeAdmin(working, p.admin, append(p.checks, p.server.Draining()), p.metrics.Gatherer())
+		if err != nil {
+			cut(fmt.Errorf("admin: %w", err))
+		}
 	})
 	background.Go(func() {
 		for {
@@ -46,14 +42,6 @@ func (p *process) run(ctx context.Context, hangups <-chan os.Signal) error {
 
 	background.Go(func() { p.cutOnSignal(ctx, working) })
 
-	serving, cut := context.WithCancelCause(ctx)
-	background.Go(func() {
-		select {
-		case err := <-failed:
-			cut(err)
-		case <-working.Done():
-		}
-	})
 	err := p.server.Serve(serving, p.listener)
 	if cause := context.Cause(serving); !errors.Is(cause, context.Canceled) {
 		err = errors.Join(cause, err)
