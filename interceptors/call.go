@@ -45,7 +45,6 @@ type Call struct {
 	// ctx is the call's context, bounded in time. tagged is what makes the call
 	// known to it.
 	ctx    context.Context
-	cancel context.CancelFunc
 	tagged callContext
 
 	// lost takes the call from the intake; it is true once, unless the call has

@@ -258,8 +258,8 @@ func newChain(cfg Config, order func(*Chain) []Stage) (*Chain, error) {
 // Stages returns the gates in their order.
 func (c *Chain) Stages() []Stage { return c.stages }
 
-// Close waits until every RPC that ended before the gates is with the log, or
-// ctx ends.
+// Close waits until no RPC is between the door and the gates, each of them with
+// the gates or with the log, or ctx ends.
 func (c *Chain) Close(ctx context.Context) error { return c.intake.close(ctx) }
 
 // ServerOptions are the options with which a grpc.Server must be made so that

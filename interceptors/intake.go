@@ -50,10 +50,11 @@ func (in *intake) open(ctx context.Context, info *tap.Info) (context.Context, er
 		return nil, refusal.status(call.ID).Err()
 	}
 	// The bound must be on the transport's own context, which is what reading
-	// and writing wait for.
+	// and writing wait for. The transport cancels that context, and so this one,
+	// when the stream has ended: not before the reply has left.
 	end := time.Now().Add(in.chain.limit(call.method))
 	if d, ok := ctx.Deadline(); !ok || end.Before(d) {
-		call.tagged.Context, call.cancel = context.WithDeadline(ctx, end)
+		call.tagged.Context, _ = context.WithDeadline(ctx, end) //nolint:gosec,govet // its parent is always cancelled
 	}
 	in.waiting.Add(1)
 	call.lost = context.AfterFunc(call.ctx, func() { in.ended(call) })

@@ -24,7 +24,8 @@ type Outcome struct {
 	Code     codes.Code
 	Reason   Reason
 	Duration time.Duration
-	// Gates is the time from the headers to the handler; 0 if it was not reached.
+	// Gates is the time from the headers to the first valid message; 0 if there
+	// was none.
 	Gates time.Duration
 	// Running is the time that models ran.
 	Running time.Duration

@@ -58,9 +58,6 @@ func refusalOf(err error) *Refusal {
 
 // finish settles the call and returns the refusal it ended with, or nil.
 func (c *Call) finish(err error) *Refusal {
-	if c.cancel != nil {
-		defer c.cancel()
-	}
 	c.mu.Lock()
 	c.reserved.Refund(c.reserved.Rows())
 	c.mu.Unlock()

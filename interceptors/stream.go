@@ -48,7 +48,7 @@ func newGatedStream(c *Chain, call *Call, ss grpc.ServerStream, info *grpc.Strea
 	return &call.gated, nil
 }
 
-// Context is the call's context as the stages made it.
+// Context is the call's context, by which CallFromContext finds the call.
 func (s *gatedStream) Context() context.Context { return s.call.ctx }
 
 // SendMsg sends a message and counts it.

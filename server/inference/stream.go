@@ -71,14 +71,7 @@ func (s *Service) PredictStream(stream predictStream) error {
 		}
 		sent <- err
 	}()
-	err = b.receive(ctx, stream)
-	if err != nil {
-		// Nobody waits for what still runs.
-		cancel(err)
-	}
-	b.running.Wait()
-	close(b.queue)
-	err = errors.Join(err, <-sent)
+	err = errors.Join(b.receive(ctx, cancel, stream), <-sent)
 	if err != nil && s.isDraining() && stream.Context().Err() != nil {
 		return &interceptors.Refusal{Reason: interceptors.Draining, Cause: err}
 	}
@@ -105,7 +98,15 @@ type batch struct {
 }
 
 // receive starts every batch that arrives, until the caller has sent the last.
-func (b *batches) receive(ctx context.Context, stream predictStream) error {
+// When it ends, in whatever way, no batch runs and the queue is closed.
+func (b *batches) receive(ctx context.Context, cancel context.CancelCauseFunc, stream predictStream) (err error) {
+	defer func() {
+		if err != nil {
+			cancel(err) // nobody waits for what still runs
+		}
+		b.running.Wait()
+		close(b.queue)
+	}()
 	last, started := uint64(0), false
 	for {
 		select {
