@@ -22,7 +22,7 @@ func (c *Chain) authorizeMethod(call *Call) error {
 	if call.method.Waivable {
 		action = policy.None
 	}
-	return call.decided(call.index.MayEver(call.Caller.ID, PeerAddress(call.Peer), action))
+	return call.decided(call.index.MayEver(call.policyRequest(action, "")))
 }
 
 // authorizeMessage decides caller × action × model, by the policy of now.
@@ -37,7 +37,7 @@ func (c *Chain) authorizeMessage(call *Call, m *Message) error {
 	if call.model == "" {
 		// The method has no model, or the message does not say it: then no
 		// handler runs one for it.
-		return call.decided(call.index.MayEver(request.Caller, request.Address, action))
+		return call.decided(call.index.MayEver(request))
 	}
 	return call.decided(call.index.Decide(request))
 }

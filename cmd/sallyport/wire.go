@@ -196,7 +196,7 @@ func assemble(ctx context.Context, cfg *configv1.Server, log *slog.Logger) (_ *p
 
 // admit refuses blocked callers and addresses in the handshake.
 func (p *process) admit(caller *identity.Caller, peer net.Addr) error {
-	d := p.policy.Load().MayEver(caller.ID, interceptors.PeerAddress(peer), policy.None)
+	d := p.policy.Load().MayEver(policy.Request{Caller: caller.ID, Address: interceptors.PeerAddress(peer), Action: policy.None})
 	if d.Outcome == policy.CallerBlocked || d.Outcome == policy.AddressBlocked {
 		return &blockedError{d.Detail}
 	}

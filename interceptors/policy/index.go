@@ -12,10 +12,12 @@ package policy
 import (
 	"net/netip"
 	"sync"
+	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	configv1 "github.com/sallyport/sallyport/gen/go/sallyport/config/v1"
+	"github.com/sallyport/sallyport/identity"
 )
 
 // Request is what is to be decided.
@@ -25,10 +27,16 @@ type Request struct {
 	// Address is where the call comes from. Unknown (the zero Addr) is refused
 	// if the policy blocks any address.
 	Address netip.Addr
+	// User is on whose behalf the caller calls; nil for itself.
+	User *identity.User
 	// Action is what the caller wants to do.
 	Action Action
 	// Model is the name of the model; None and Introspect do not look at it.
 	Model string
+	// Rows that the call wants to run.
+	Rows int64
+	// Time of the decision, for conditions.
+	Time time.Time
 }
 
 // Outcome is how a decision came out. The zero value is none of them.
@@ -107,12 +115,13 @@ func (ix *Index) Decide(r Request) Decision {
 	return ix.decide(r, ix.addresses.blocked(r.Address))
 }
 
-// MayEver tells whether the caller may do the action to any model at all. The
-// Grant is that of all its roles which allow the action on some model.
-func (ix *Index) MayEver(caller spiffeid.ID, address netip.Addr, action Action) Decision {
-	s, d := ix.mayEver(caller, action, ix.addresses.blocked(address))
+// MayEver tells whether the caller may do the action to any model at all, the
+// request's model and rows left aside. The Grant is that of all its roles which
+// allow the action on some model.
+func (ix *Index) MayEver(r Request) Decision {
+	s, d := ix.mayEver(r.Caller, r.Action, ix.addresses.blocked(r.Address))
 	if d.Allowed {
-		d.Grant = ix.grant(s, action, func(r *role) bool { return r.actions.has(action) })
+		d.Grant = ix.grant(s, r.Action, func(of *role) bool { return of.actions.has(r.Action) })
 	}
 	return d
 }

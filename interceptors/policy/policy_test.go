@@ -159,7 +159,7 @@ func TestDecide(t *testing.T) {
 					t.Errorf("grant of %v with key %q, want %s", d.Grant.Roles, d.Grant.Key, tt.roles)
 				}
 			}
-			if d := ix.MayEver(r.Caller, r.Address, r.Action); tt.want == policy.Allowed && !d.Allowed {
+			if d := ix.MayEver(r); tt.want == policy.Allowed && !d.Allowed {
 				t.Errorf("MayEver refuses what Decide allows: %+v", d)
 			}
 			if e := ix.Explain(r); r.Address.IsValid() && e.Outcome != tt.want {
@@ -191,7 +191,7 @@ func TestMayEver(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			d := ix.MayEver(spiffeid.RequireFromString(tt.caller), tt.from, tt.action)
+			d := ix.MayEver(policy.Request{Caller: spiffeid.RequireFromString(tt.caller), Address: tt.from, Action: tt.action})
 			if d.Outcome != tt.want || d.Allowed != (tt.want == policy.Allowed) || d.Allowed != (d.Grant != nil) {
 				t.Errorf("got %+v, want %v, and a grant if allowed", d, tt.want)
 			}

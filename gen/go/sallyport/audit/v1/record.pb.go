@@ -128,7 +128,17 @@ type Record struct {
 	// On a stream: batches refused or failed, by reason.
 	Refused map[string]uint64 `protobuf:"bytes,22,rep,name=refused,proto3" json:"refused,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	// HMAC-SHA256 of the inputs in canonical form under the log's digest key.
-	InputDigest   []byte `protobuf:"bytes,23,opt,name=input_digest,json=inputDigest,proto3" json:"input_digest,omitempty"`
+	InputDigest []byte `protobuf:"bytes,23,opt,name=input_digest,json=inputDigest,proto3" json:"input_digest,omitempty"`
+	// On whose behalf the workload called; absent if for itself, or if no token
+	// proved it.
+	User *User `protobuf:"bytes,24,opt,name=user,proto3" json:"user,omitempty"`
+	// SHA-256 of the policy file that decided; empty if none did.
+	PolicyDigest []byte `protobuf:"bytes,25,opt,name=policy_digest,json=policyDigest,proto3" json:"policy_digest,omitempty"`
+	// How the policy decided on the last message, for example "NOT_GRANTED"; empty
+	// if it did not come to that.
+	Decision string `protobuf:"bytes,26,opt,name=decision,proto3" json:"decision,omitempty"`
+	// What the shadow policy would have decided; absent if there is none.
+	Shadow        *Shadow `protobuf:"bytes,27,opt,name=shadow,proto3" json:"shadow,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -324,6 +334,180 @@ func (x *Record) GetInputDigest() []byte {
 	return nil
 }
 
+func (x *Record) GetUser() *User {
+	if x != nil {
+		return x.User
+	}
+	return nil
+}
+
+func (x *Record) GetPolicyDigest() []byte {
+	if x != nil {
+		return x.PolicyDigest
+	}
+	return nil
+}
+
+func (x *Record) GetDecision() string {
+	if x != nil {
+		return x.Decision
+	}
+	return ""
+}
+
+func (x *Record) GetShadow() *Shadow {
+	if x != nil {
+		return x.Shadow
+	}
+	return nil
+}
+
+// User is on whose behalf a workload called, proved by a token.
+type User struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Issuer of the token.
+	Issuer string `protobuf:"bytes,1,opt,name=issuer,proto3" json:"issuer,omitempty"`
+	// Subject of the token.
+	Subject string `protobuf:"bytes,2,opt,name=subject,proto3" json:"subject,omitempty"`
+	// When the token ends.
+	Expiry        *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expiry,proto3" json:"expiry,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *User) Reset() {
+	*x = User{}
+	mi := &file_sallyport_audit_v1_record_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *User) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*User) ProtoMessage() {}
+
+func (x *User) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_audit_v1_record_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use User.ProtoReflect.Descriptor instead.
+func (*User) Descriptor() ([]byte, []int) {
+	return file_sallyport_audit_v1_record_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *User) GetIssuer() string {
+	if x != nil {
+		return x.Issuer
+	}
+	return ""
+}
+
+func (x *User) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+func (x *User) GetExpiry() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Expiry
+	}
+	return nil
+}
+
+// Shadow is what a policy decided that is not in force.
+type Shadow struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// SHA-256 of the policy file.
+	PolicyDigest []byte `protobuf:"bytes,1,opt,name=policy_digest,json=policyDigest,proto3" json:"policy_digest,omitempty"`
+	// Decisions that would have allowed what was refused.
+	WouldAllow uint64 `protobuf:"varint,2,opt,name=would_allow,json=wouldAllow,proto3" json:"would_allow,omitempty"`
+	// Decisions that would have refused what was allowed.
+	WouldDeny uint64 `protobuf:"varint,3,opt,name=would_deny,json=wouldDeny,proto3" json:"would_deny,omitempty"`
+	// How it decided on the last message, for example "NOT_GRANTED".
+	Decision string `protobuf:"bytes,4,opt,name=decision,proto3" json:"decision,omitempty"`
+	// Why it would have refused, for the operator; empty if it would not.
+	Detail        string `protobuf:"bytes,5,opt,name=detail,proto3" json:"detail,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Shadow) Reset() {
+	*x = Shadow{}
+	mi := &file_sallyport_audit_v1_record_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Shadow) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Shadow) ProtoMessage() {}
+
+func (x *Shadow) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_audit_v1_record_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Shadow.ProtoReflect.Descriptor instead.
+func (*Shadow) Descriptor() ([]byte, []int) {
+	return file_sallyport_audit_v1_record_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Shadow) GetPolicyDigest() []byte {
+	if x != nil {
+		return x.PolicyDigest
+	}
+	return nil
+}
+
+func (x *Shadow) GetWouldAllow() uint64 {
+	if x != nil {
+		return x.WouldAllow
+	}
+	return 0
+}
+
+func (x *Shadow) GetWouldDeny() uint64 {
+	if x != nil {
+		return x.WouldDeny
+	}
+	return 0
+}
+
+func (x *Shadow) GetDecision() string {
+	if x != nil {
+		return x.Decision
+	}
+	return ""
+}
+
+func (x *Shadow) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
 // Caller is the proved identity of a workload.
 type Caller struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -339,7 +523,7 @@ type Caller struct {
 
 func (x *Caller) Reset() {
 	*x = Caller{}
-	mi := &file_sallyport_audit_v1_record_proto_msgTypes[1]
+	mi := &file_sallyport_audit_v1_record_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -351,7 +535,7 @@ func (x *Caller) String() string {
 func (*Caller) ProtoMessage() {}
 
 func (x *Caller) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_audit_v1_record_proto_msgTypes[1]
+	mi := &file_sallyport_audit_v1_record_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -364,7 +548,7 @@ func (x *Caller) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Caller.ProtoReflect.Descriptor instead.
 func (*Caller) Descriptor() ([]byte, []int) {
-	return file_sallyport_audit_v1_record_proto_rawDescGZIP(), []int{1}
+	return file_sallyport_audit_v1_record_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Caller) GetSpiffeId() string {
@@ -392,7 +576,7 @@ var File_sallyport_audit_v1_record_proto protoreflect.FileDescriptor
 
 const file_sallyport_audit_v1_record_proto_rawDesc = "" +
 	"\n" +
-	"\x1fsallyport/audit/v1/record.proto\x12\x12sallyport.audit.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf2\x06\n" +
+	"\x1fsallyport/audit/v1/record.proto\x12\x12sallyport.audit.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x95\b\n" +
 	"\x06Record\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12,\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x18.sallyport.audit.v1.KindR\x04kind\x12.\n" +
@@ -417,10 +601,26 @@ const file_sallyport_audit_v1_record_proto_rawDesc = "" +
 	"\rrows_received\x18\x14 \x01(\x04R\frowsReceived\x12\x19\n" +
 	"\brows_run\x18\x15 \x01(\x04R\arowsRun\x12A\n" +
 	"\arefused\x18\x16 \x03(\v2'.sallyport.audit.v1.Record.RefusedEntryR\arefused\x12!\n" +
-	"\finput_digest\x18\x17 \x01(\fR\vinputDigest\x1a:\n" +
+	"\finput_digest\x18\x17 \x01(\fR\vinputDigest\x12,\n" +
+	"\x04user\x18\x18 \x01(\v2\x18.sallyport.audit.v1.UserR\x04user\x12#\n" +
+	"\rpolicy_digest\x18\x19 \x01(\fR\fpolicyDigest\x12\x1a\n" +
+	"\bdecision\x18\x1a \x01(\tR\bdecision\x122\n" +
+	"\x06shadow\x18\x1b \x01(\v2\x1a.sallyport.audit.v1.ShadowR\x06shadow\x1a:\n" +
 	"\fRefusedEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\x83\x01\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"l\n" +
+	"\x04User\x12\x16\n" +
+	"\x06issuer\x18\x01 \x01(\tR\x06issuer\x12\x18\n" +
+	"\asubject\x18\x02 \x01(\tR\asubject\x122\n" +
+	"\x06expiry\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x06expiry\"\xa1\x01\n" +
+	"\x06Shadow\x12#\n" +
+	"\rpolicy_digest\x18\x01 \x01(\fR\fpolicyDigest\x12\x1f\n" +
+	"\vwould_allow\x18\x02 \x01(\x04R\n" +
+	"wouldAllow\x12\x1d\n" +
+	"\n" +
+	"would_deny\x18\x03 \x01(\x04R\twouldDeny\x12\x1a\n" +
+	"\bdecision\x18\x04 \x01(\tR\bdecision\x12\x16\n" +
+	"\x06detail\x18\x05 \x01(\tR\x06detail\"\x83\x01\n" +
 	"\x06Caller\x12\x1b\n" +
 	"\tspiffe_id\x18\x01 \x01(\tR\bspiffeId\x12\x1f\n" +
 	"\vsvid_serial\x18\x02 \x01(\tR\n" +
@@ -448,27 +648,32 @@ func file_sallyport_audit_v1_record_proto_rawDescGZIP() []byte {
 }
 
 var file_sallyport_audit_v1_record_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_sallyport_audit_v1_record_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
+var file_sallyport_audit_v1_record_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
 var file_sallyport_audit_v1_record_proto_goTypes = []any{
 	(Kind)(0),                     // 0: sallyport.audit.v1.Kind
 	(*Record)(nil),                // 1: sallyport.audit.v1.Record
-	(*Caller)(nil),                // 2: sallyport.audit.v1.Caller
-	nil,                           // 3: sallyport.audit.v1.Record.RefusedEntry
-	(*timestamppb.Timestamp)(nil), // 4: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 5: google.protobuf.Duration
+	(*User)(nil),                  // 2: sallyport.audit.v1.User
+	(*Shadow)(nil),                // 3: sallyport.audit.v1.Shadow
+	(*Caller)(nil),                // 4: sallyport.audit.v1.Caller
+	nil,                           // 5: sallyport.audit.v1.Record.RefusedEntry
+	(*timestamppb.Timestamp)(nil), // 6: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 7: google.protobuf.Duration
 }
 var file_sallyport_audit_v1_record_proto_depIdxs = []int32{
 	0, // 0: sallyport.audit.v1.Record.kind:type_name -> sallyport.audit.v1.Kind
-	4, // 1: sallyport.audit.v1.Record.time:type_name -> google.protobuf.Timestamp
-	5, // 2: sallyport.audit.v1.Record.duration:type_name -> google.protobuf.Duration
-	2, // 3: sallyport.audit.v1.Record.caller:type_name -> sallyport.audit.v1.Caller
-	3, // 4: sallyport.audit.v1.Record.refused:type_name -> sallyport.audit.v1.Record.RefusedEntry
-	4, // 5: sallyport.audit.v1.Caller.svid_expiry:type_name -> google.protobuf.Timestamp
-	6, // [6:6] is the sub-list for method output_type
-	6, // [6:6] is the sub-list for method input_type
-	6, // [6:6] is the sub-list for extension type_name
-	6, // [6:6] is the sub-list for extension extendee
-	0, // [0:6] is the sub-list for field type_name
+	6, // 1: sallyport.audit.v1.Record.time:type_name -> google.protobuf.Timestamp
+	7, // 2: sallyport.audit.v1.Record.duration:type_name -> google.protobuf.Duration
+	4, // 3: sallyport.audit.v1.Record.caller:type_name -> sallyport.audit.v1.Caller
+	5, // 4: sallyport.audit.v1.Record.refused:type_name -> sallyport.audit.v1.Record.RefusedEntry
+	2, // 5: sallyport.audit.v1.Record.user:type_name -> sallyport.audit.v1.User
+	3, // 6: sallyport.audit.v1.Record.shadow:type_name -> sallyport.audit.v1.Shadow
+	6, // 7: sallyport.audit.v1.User.expiry:type_name -> google.protobuf.Timestamp
+	6, // 8: sallyport.audit.v1.Caller.svid_expiry:type_name -> google.protobuf.Timestamp
+	9, // [9:9] is the sub-list for method output_type
+	9, // [9:9] is the sub-list for method input_type
+	9, // [9:9] is the sub-list for extension type_name
+	9, // [9:9] is the sub-list for extension extendee
+	0, // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_audit_v1_record_proto_init() }
@@ -482,7 +687,7 @@ func file_sallyport_audit_v1_record_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_audit_v1_record_proto_rawDesc), len(file_sallyport_audit_v1_record_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   3,
+			NumMessages:   5,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

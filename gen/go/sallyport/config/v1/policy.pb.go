@@ -220,7 +220,12 @@ type Rule struct {
 	Actions []Action `protobuf:"varint,1,rep,packed,name=actions,proto3,enum=sallyport.config.v1.Action" json:"actions,omitempty"`
 	// The models they are allowed on: an exact name, a prefix ("fraud-*"), or
 	// "*" for every model. May be empty only if INTROSPECT is the one action.
-	Models        []string `protobuf:"bytes,2,rep,name=models,proto3" json:"models,omitempty"`
+	Models []string `protobuf:"bytes,2,rep,name=models,proto3" json:"models,omitempty"`
+	// A condition in CEL that must hold as well, for example
+	// "rows <= 100 || 'mfa' in user.amr". Checked against its declared variables when
+	// the policy is loaded; what fails to evaluate denies. docs/policy.md has the
+	// variables. Empty: no condition.
+	When          string `protobuf:"bytes,3,opt,name=when,proto3" json:"when,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -267,6 +272,13 @@ func (x *Rule) GetModels() []string {
 		return x.Models
 	}
 	return nil
+}
+
+func (x *Rule) GetWhen() string {
+	if x != nil {
+		return x.When
+	}
+	return ""
 }
 
 // Limits says how much a caller may use. Each holds for one caller and one set
@@ -362,14 +374,18 @@ func (x *Limits) GetMaxStreams() uint32 {
 	return 0
 }
 
-// Binding gives a role to callers.
+// Binding gives a role to callers; with user, only where they call on behalf of
+// such a user.
 type Binding struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Name of the role.
 	Role string `protobuf:"bytes,1,opt,name=role,proto3" json:"role,omitempty"`
 	// Callers: a SPIFFE ID, everything under a path segment
 	// ("spiffe://td/clinic/*"), or a whole trust domain ("spiffe://td/*").
-	Callers       []string `protobuf:"bytes,2,rep,name=callers,proto3" json:"callers,omitempty"`
+	Callers []string `protobuf:"bytes,2,rep,name=callers,proto3" json:"callers,omitempty"`
+	// What must hold for the user on whose behalf the workload calls, proved by
+	// the call's token. Absent: the workload alone has the role.
+	User          *UserRequirement `protobuf:"bytes,3,opt,name=user,proto3" json:"user,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -418,6 +434,107 @@ func (x *Binding) GetCallers() []string {
 	return nil
 }
 
+func (x *Binding) GetUser() *UserRequirement {
+	if x != nil {
+		return x.User
+	}
+	return nil
+}
+
+// UserRequirement is what must hold for a user. Every field that is set must.
+type UserRequirement struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Who vouches for the user: the iss claim of an OIDC token, or
+	// "spiffe://<trust domain>" for a JWT-SVID. Groups and scopes mean something
+	// only together with it.
+	Issuer string `protobuf:"bytes,1,opt,name=issuer,proto3" json:"issuer,omitempty"`
+	// The user is one of these: the sub claim.
+	Subjects []string `protobuf:"bytes,2,rep,name=subjects,proto3" json:"subjects,omitempty"`
+	// The user is in one of these groups.
+	Groups []string `protobuf:"bytes,3,rep,name=groups,proto3" json:"groups,omitempty"`
+	// The token has all of these scopes.
+	Scopes []string `protobuf:"bytes,4,rep,name=scopes,proto3" json:"scopes,omitempty"`
+	// The user authenticated by all of these methods (RFC 8176), for example
+	// "mfa": the amr claim.
+	Amr []string `protobuf:"bytes,5,rep,name=amr,proto3" json:"amr,omitempty"`
+	// The authentication was of one of these classes: the acr claim.
+	Acr           []string `protobuf:"bytes,6,rep,name=acr,proto3" json:"acr,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UserRequirement) Reset() {
+	*x = UserRequirement{}
+	mi := &file_sallyport_config_v1_policy_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UserRequirement) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UserRequirement) ProtoMessage() {}
+
+func (x *UserRequirement) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_config_v1_policy_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UserRequirement.ProtoReflect.Descriptor instead.
+func (*UserRequirement) Descriptor() ([]byte, []int) {
+	return file_sallyport_config_v1_policy_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *UserRequirement) GetIssuer() string {
+	if x != nil {
+		return x.Issuer
+	}
+	return ""
+}
+
+func (x *UserRequirement) GetSubjects() []string {
+	if x != nil {
+		return x.Subjects
+	}
+	return nil
+}
+
+func (x *UserRequirement) GetGroups() []string {
+	if x != nil {
+		return x.Groups
+	}
+	return nil
+}
+
+func (x *UserRequirement) GetScopes() []string {
+	if x != nil {
+		return x.Scopes
+	}
+	return nil
+}
+
+func (x *UserRequirement) GetAmr() []string {
+	if x != nil {
+		return x.Amr
+	}
+	return nil
+}
+
+func (x *UserRequirement) GetAcr() []string {
+	if x != nil {
+		return x.Acr
+	}
+	return nil
+}
+
 // Block refuses callers or addresses.
 type Block struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -433,7 +550,7 @@ type Block struct {
 
 func (x *Block) Reset() {
 	*x = Block{}
-	mi := &file_sallyport_config_v1_policy_proto_msgTypes[5]
+	mi := &file_sallyport_config_v1_policy_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -445,7 +562,7 @@ func (x *Block) String() string {
 func (*Block) ProtoMessage() {}
 
 func (x *Block) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_config_v1_policy_proto_msgTypes[5]
+	mi := &file_sallyport_config_v1_policy_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -458,7 +575,7 @@ func (x *Block) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Block.ProtoReflect.Descriptor instead.
 func (*Block) Descriptor() ([]byte, []int) {
-	return file_sallyport_config_v1_policy_proto_rawDescGZIP(), []int{5}
+	return file_sallyport_config_v1_policy_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Block) GetCallers() []string {
@@ -496,10 +613,11 @@ const file_sallyport_config_v1_policy_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tB%\xbaH\"r \x18@2\x1c^[A-Za-z0-9][A-Za-z0-9._-]*$R\x04name\x129\n" +
 	"\x05rules\x18\x02 \x03(\v2\x19.sallyport.config.v1.RuleB\b\xbaH\x05\x92\x01\x02\b\x01R\x05rules\x12;\n" +
 	"\x06limits\x18\x03 \x01(\v2\x1b.sallyport.config.v1.LimitsB\x06\xbaH\x03\xc8\x01\x01R\x06limits:\x9f\x01\xbaH\x9b\x01\x1a\x98\x01\n" +
-	"\x10role.max_streams\x12=a role that allows PREDICT_STREAM must set limits.max_streams\x1aE!this.rules.exists(r, 2 in r.actions) || this.limits.max_streams > 0u\"\xaf\x02\n" +
+	"\x10role.max_streams\x12=a role that allows PREDICT_STREAM must set limits.max_streams\x1aE!this.rules.exists(r, 2 in r.actions) || this.limits.max_streams > 0u\"\xcd\x02\n" +
 	"\x04Rule\x12J\n" +
 	"\aactions\x18\x01 \x03(\x0e2\x1b.sallyport.config.v1.ActionB\x13\xbaH\x10\x92\x01\r\b\x01\x18\x01\"\a\x82\x01\x04\x10\x01 \x00R\aactions\x12N\n" +
-	"\x06models\x18\x02 \x03(\tB6\xbaH3\x92\x010\x18\x01\",r*\x10\x01\x18\x81\x012#^([A-Za-z0-9][A-Za-z0-9._-]*)?[*]?$R\x06models:\x8a\x01\xbaH\x86\x01\x1a\x83\x01\n" +
+	"\x06models\x18\x02 \x03(\tB6\xbaH3\x92\x010\x18\x01\",r*\x10\x01\x18\x81\x012#^([A-Za-z0-9][A-Za-z0-9._-]*)?[*]?$R\x06models\x12\x1c\n" +
+	"\x04when\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x10R\x04when:\x8a\x01\xbaH\x86\x01\x1a\x83\x01\n" +
 	"\vrule.models\x12=models must not be empty unless INTROSPECT is the only action\x1a5this.models.size() > 0 || this.actions.all(a, a == 4)\"\xda\x02\n" +
 	"\x06Limits\x12G\n" +
 	"\x13requests_per_second\x18\x01 \x01(\x01B\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00e\xcd\xcdA!\x00\x00\x00\x00\x00\x00\x00\x00R\x11requestsPerSecond\x120\n" +
@@ -508,10 +626,19 @@ const file_sallyport_config_v1_policy_proto_rawDesc = "" +
 	"\trow_burst\x18\x04 \x01(\x04B\f\xbaH\t2\a\x18\x80\xa0\x94\xa5\x8d\x1dR\browBurst\x12=\n" +
 	"\x14max_rows_per_request\x18\x05 \x01(\x04B\f\xbaH\t2\a\x18\x80\xa0\x94\xa5\x8d\x1dR\x11maxRowsPerRequest\x12*\n" +
 	"\vmax_streams\x18\x06 \x01(\rB\t\xbaH\x06*\x04\x18\xc0\x84=R\n" +
-	"maxStreams\"\\\n" +
+	"maxStreams\"\x96\x01\n" +
 	"\aBinding\x12\x1b\n" +
 	"\x04role\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x04role\x124\n" +
-	"\acallers\x18\x02 \x03(\tB\x1a\xbaH\x17\x92\x01\x14\b\x01\"\x10r\x0e\x18\x82\x10:\tspiffe://R\acallers\"\x82\x02\n" +
+	"\acallers\x18\x02 \x03(\tB\x1a\xbaH\x17\x92\x01\x14\b\x01\"\x10r\x0e\x18\x82\x10:\tspiffe://R\acallers\x128\n" +
+	"\x04user\x18\x03 \x01(\v2$.sallyport.config.v1.UserRequirementR\x04user\"\x84\x02\n" +
+	"\x0fUserRequirement\x12\"\n" +
+	"\x06issuer\x18\x01 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\x80\x10R\x06issuer\x12-\n" +
+	"\bsubjects\x18\x02 \x03(\tB\x11\xbaH\x0e\x92\x01\v\x18\x01\"\ar\x05\x10\x01\x18\x80\x10R\bsubjects\x12)\n" +
+	"\x06groups\x18\x03 \x03(\tB\x11\xbaH\x0e\x92\x01\v\x18\x01\"\ar\x05\x10\x01\x18\x80\bR\x06groups\x12)\n" +
+	"\x06scopes\x18\x04 \x03(\tB\x11\xbaH\x0e\x92\x01\v\x18\x01\"\ar\x05\x10\x01\x18\x80\bR\x06scopes\x12#\n" +
+	"\x03amr\x18\x05 \x03(\tB\x11\xbaH\x0e\x92\x01\v\x18\x01\"\ar\x05\x10\x01\x18\x80\x02R\x03amr\x12#\n" +
+	"\x03acr\x18\x06 \x03(\tB\x11\xbaH\x0e\x92\x01\v\x18\x01\"\ar\x05\x10\x01\x18\x80\x02R\x03acr\"\x82\x02\n" +
 	"\x05Block\x122\n" +
 	"\acallers\x18\x01 \x03(\tB\x18\xbaH\x15\x92\x01\x12\"\x10r\x0e\x18\x82\x10:\tspiffe://R\acallers\x12+\n" +
 	"\taddresses\x18\x02 \x03(\tB\r\xbaH\n" +
@@ -541,28 +668,30 @@ func file_sallyport_config_v1_policy_proto_rawDescGZIP() []byte {
 }
 
 var file_sallyport_config_v1_policy_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_sallyport_config_v1_policy_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_sallyport_config_v1_policy_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
 var file_sallyport_config_v1_policy_proto_goTypes = []any{
-	(Action)(0),     // 0: sallyport.config.v1.Action
-	(*Policy)(nil),  // 1: sallyport.config.v1.Policy
-	(*Role)(nil),    // 2: sallyport.config.v1.Role
-	(*Rule)(nil),    // 3: sallyport.config.v1.Rule
-	(*Limits)(nil),  // 4: sallyport.config.v1.Limits
-	(*Binding)(nil), // 5: sallyport.config.v1.Binding
-	(*Block)(nil),   // 6: sallyport.config.v1.Block
+	(Action)(0),             // 0: sallyport.config.v1.Action
+	(*Policy)(nil),          // 1: sallyport.config.v1.Policy
+	(*Role)(nil),            // 2: sallyport.config.v1.Role
+	(*Rule)(nil),            // 3: sallyport.config.v1.Rule
+	(*Limits)(nil),          // 4: sallyport.config.v1.Limits
+	(*Binding)(nil),         // 5: sallyport.config.v1.Binding
+	(*UserRequirement)(nil), // 6: sallyport.config.v1.UserRequirement
+	(*Block)(nil),           // 7: sallyport.config.v1.Block
 }
 var file_sallyport_config_v1_policy_proto_depIdxs = []int32{
 	2, // 0: sallyport.config.v1.Policy.roles:type_name -> sallyport.config.v1.Role
 	5, // 1: sallyport.config.v1.Policy.bindings:type_name -> sallyport.config.v1.Binding
-	6, // 2: sallyport.config.v1.Policy.blocked:type_name -> sallyport.config.v1.Block
+	7, // 2: sallyport.config.v1.Policy.blocked:type_name -> sallyport.config.v1.Block
 	3, // 3: sallyport.config.v1.Role.rules:type_name -> sallyport.config.v1.Rule
 	4, // 4: sallyport.config.v1.Role.limits:type_name -> sallyport.config.v1.Limits
 	0, // 5: sallyport.config.v1.Rule.actions:type_name -> sallyport.config.v1.Action
-	6, // [6:6] is the sub-list for method output_type
-	6, // [6:6] is the sub-list for method input_type
-	6, // [6:6] is the sub-list for extension type_name
-	6, // [6:6] is the sub-list for extension extendee
-	0, // [0:6] is the sub-list for field type_name
+	6, // 6: sallyport.config.v1.Binding.user:type_name -> sallyport.config.v1.UserRequirement
+	7, // [7:7] is the sub-list for method output_type
+	7, // [7:7] is the sub-list for method input_type
+	7, // [7:7] is the sub-list for extension type_name
+	7, // [7:7] is the sub-list for extension extendee
+	0, // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_config_v1_policy_proto_init() }
@@ -576,7 +705,7 @@ func file_sallyport_config_v1_policy_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_config_v1_policy_proto_rawDesc), len(file_sallyport_config_v1_policy_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   6,
+			NumMessages:   7,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -144,7 +144,10 @@ type Identity struct {
 	StartTimeout *durationpb.Duration `protobuf:"bytes,2,opt,name=start_timeout,json=startTimeout,proto3" json:"start_timeout,omitempty"`
 	// Trust domains whose workloads may connect. At least one; a bundle that the
 	// Workload API delivers for another trust domain admits nobody.
-	TrustDomains  []string `protobuf:"bytes,3,rep,name=trust_domains,json=trustDomains,proto3" json:"trust_domains,omitempty"`
+	TrustDomains []string `protobuf:"bytes,3,rep,name=trust_domains,json=trustDomains,proto3" json:"trust_domains,omitempty"`
+	// Whose tokens a call may carry, to be made on behalf of a user. Absent: none,
+	// and a call that carries one is refused.
+	Users         *Users `protobuf:"bytes,4,opt,name=users,proto3" json:"users,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -200,18 +203,303 @@ func (x *Identity) GetTrustDomains() []string {
 	return nil
 }
 
+func (x *Identity) GetUsers() *Users {
+	if x != nil {
+		return x.Users
+	}
+	return nil
+}
+
+// Users says which tokens prove on whose behalf a workload calls. A token comes in
+// the call's metadata as "authorization: Bearer <token>". It adds to the
+// workload's own identity and never takes its place.
+type Users struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// OIDC issuers whose access tokens are taken.
+	Oidc []*OIDCIssuer `protobuf:"bytes,1,rep,name=oidc,proto3" json:"oidc,omitempty"`
+	// JWT-SVIDs of workloads on whose behalf others call.
+	JwtSvid *JWTSVIDs `protobuf:"bytes,2,opt,name=jwt_svid,json=jwtSvid,proto3" json:"jwt_svid,omitempty"`
+	// Longest life that a token may have, from iat to exp; 15m unless set.
+	MaxLifetime   *durationpb.Duration `protobuf:"bytes,3,opt,name=max_lifetime,json=maxLifetime,proto3" json:"max_lifetime,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Users) Reset() {
+	*x = Users{}
+	mi := &file_sallyport_config_v1_server_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Users) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Users) ProtoMessage() {}
+
+func (x *Users) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_config_v1_server_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Users.ProtoReflect.Descriptor instead.
+func (*Users) Descriptor() ([]byte, []int) {
+	return file_sallyport_config_v1_server_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Users) GetOidc() []*OIDCIssuer {
+	if x != nil {
+		return x.Oidc
+	}
+	return nil
+}
+
+func (x *Users) GetJwtSvid() *JWTSVIDs {
+	if x != nil {
+		return x.JwtSvid
+	}
+	return nil
+}
+
+func (x *Users) GetMaxLifetime() *durationpb.Duration {
+	if x != nil {
+		return x.MaxLifetime
+	}
+	return nil
+}
+
+// OIDCIssuer is one issuer of access tokens.
+type OIDCIssuer struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The iss claim, exactly: an https URL, or an http one of a loopback address.
+	Issuer string `protobuf:"bytes,1,opt,name=issuer,proto3" json:"issuer,omitempty"`
+	// The token must be meant for one of these: the aud claim. At least one.
+	Audiences []string `protobuf:"bytes,2,rep,name=audiences,proto3" json:"audiences,omitempty"`
+	// Algorithms of signatures that are accepted; RS256 and ES256 unless set.
+	Algorithms []string `protobuf:"bytes,3,rep,name=algorithms,proto3" json:"algorithms,omitempty"`
+	// Where the keys are. Unless set, the issuer's discovery document says so.
+	//
+	// Types that are valid to be assigned to Keys:
+	//
+	//	*OIDCIssuer_JwksUrl
+	//	*OIDCIssuer_JwksFile
+	Keys isOIDCIssuer_Keys `protobuf_oneof:"keys"`
+	// PEM file with the CAs of the issuer's web server; the system's unless set.
+	CaFile string `protobuf:"bytes,6,opt,name=ca_file,json=caFile,proto3" json:"ca_file,omitempty"`
+	// Claim that has the user's groups, a list of strings or one string; "groups"
+	// unless set.
+	GroupsClaim string `protobuf:"bytes,7,opt,name=groups_claim,json=groupsClaim,proto3" json:"groups_claim,omitempty"`
+	// How old the keys may be before they are fetched anew, and so how long a key
+	// that the issuer has withdrawn is still accepted; 5m unless set.
+	RefreshInterval *durationpb.Duration `protobuf:"bytes,8,opt,name=refresh_interval,json=refreshInterval,proto3" json:"refresh_interval,omitempty"`
+	// How old the keys may be, if they cannot be fetched anew, before no token of
+	// the issuer is accepted; 1h unless set.
+	MaxKeyAge     *durationpb.Duration `protobuf:"bytes,9,opt,name=max_key_age,json=maxKeyAge,proto3" json:"max_key_age,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OIDCIssuer) Reset() {
+	*x = OIDCIssuer{}
+	mi := &file_sallyport_config_v1_server_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OIDCIssuer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OIDCIssuer) ProtoMessage() {}
+
+func (x *OIDCIssuer) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_config_v1_server_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OIDCIssuer.ProtoReflect.Descriptor instead.
+func (*OIDCIssuer) Descriptor() ([]byte, []int) {
+	return file_sallyport_config_v1_server_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *OIDCIssuer) GetIssuer() string {
+	if x != nil {
+		return x.Issuer
+	}
+	return ""
+}
+
+func (x *OIDCIssuer) GetAudiences() []string {
+	if x != nil {
+		return x.Audiences
+	}
+	return nil
+}
+
+func (x *OIDCIssuer) GetAlgorithms() []string {
+	if x != nil {
+		return x.Algorithms
+	}
+	return nil
+}
+
+func (x *OIDCIssuer) GetKeys() isOIDCIssuer_Keys {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+func (x *OIDCIssuer) GetJwksUrl() string {
+	if x != nil {
+		if x, ok := x.Keys.(*OIDCIssuer_JwksUrl); ok {
+			return x.JwksUrl
+		}
+	}
+	return ""
+}
+
+func (x *OIDCIssuer) GetJwksFile() string {
+	if x != nil {
+		if x, ok := x.Keys.(*OIDCIssuer_JwksFile); ok {
+			return x.JwksFile
+		}
+	}
+	return ""
+}
+
+func (x *OIDCIssuer) GetCaFile() string {
+	if x != nil {
+		return x.CaFile
+	}
+	return ""
+}
+
+func (x *OIDCIssuer) GetGroupsClaim() string {
+	if x != nil {
+		return x.GroupsClaim
+	}
+	return ""
+}
+
+func (x *OIDCIssuer) GetRefreshInterval() *durationpb.Duration {
+	if x != nil {
+		return x.RefreshInterval
+	}
+	return nil
+}
+
+func (x *OIDCIssuer) GetMaxKeyAge() *durationpb.Duration {
+	if x != nil {
+		return x.MaxKeyAge
+	}
+	return nil
+}
+
+type isOIDCIssuer_Keys interface {
+	isOIDCIssuer_Keys()
+}
+
+type OIDCIssuer_JwksUrl struct {
+	// URL of the JSON Web Key Set, https, or http of a loopback address.
+	JwksUrl string `protobuf:"bytes,4,opt,name=jwks_url,json=jwksUrl,proto3,oneof"`
+}
+
+type OIDCIssuer_JwksFile struct {
+	// File with the JSON Web Key Set; read again when it changes.
+	JwksFile string `protobuf:"bytes,5,opt,name=jwks_file,json=jwksFile,proto3,oneof"`
+}
+
+func (*OIDCIssuer_JwksUrl) isOIDCIssuer_Keys() {}
+
+func (*OIDCIssuer_JwksFile) isOIDCIssuer_Keys() {}
+
+// JWTSVIDs says which JWT-SVIDs are accepted. Their keys come from the Workload
+// API. The issuer, in policies and records, is "spiffe://<trust domain>".
+type JWTSVIDs struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Trust domains whose JWT-SVIDs are accepted. At least one.
+	TrustDomains []string `protobuf:"bytes,1,rep,name=trust_domains,json=trustDomains,proto3" json:"trust_domains,omitempty"`
+	// The token must be meant for one of these: the aud claim. At least one.
+	Audiences     []string `protobuf:"bytes,2,rep,name=audiences,proto3" json:"audiences,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JWTSVIDs) Reset() {
+	*x = JWTSVIDs{}
+	mi := &file_sallyport_config_v1_server_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JWTSVIDs) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JWTSVIDs) ProtoMessage() {}
+
+func (x *JWTSVIDs) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_config_v1_server_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JWTSVIDs.ProtoReflect.Descriptor instead.
+func (*JWTSVIDs) Descriptor() ([]byte, []int) {
+	return file_sallyport_config_v1_server_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *JWTSVIDs) GetTrustDomains() []string {
+	if x != nil {
+		return x.TrustDomains
+	}
+	return nil
+}
+
+func (x *JWTSVIDs) GetAudiences() []string {
+	if x != nil {
+		return x.Audiences
+	}
+	return nil
+}
+
 // PolicySource says where the policy is.
 type PolicySource struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The policy file; read again when it changes and on SIGHUP.
-	File          string `protobuf:"bytes,1,opt,name=file,proto3" json:"file,omitempty"`
+	File string `protobuf:"bytes,1,opt,name=file,proto3" json:"file,omitempty"`
+	// A second policy whose decisions are recorded and counted beside those of the
+	// first, and never enforced. Read again likewise. Empty: none.
+	ShadowFile    string `protobuf:"bytes,2,opt,name=shadow_file,json=shadowFile,proto3" json:"shadow_file,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PolicySource) Reset() {
 	*x = PolicySource{}
-	mi := &file_sallyport_config_v1_server_proto_msgTypes[2]
+	mi := &file_sallyport_config_v1_server_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -223,7 +511,7 @@ func (x *PolicySource) String() string {
 func (*PolicySource) ProtoMessage() {}
 
 func (x *PolicySource) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_config_v1_server_proto_msgTypes[2]
+	mi := &file_sallyport_config_v1_server_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -236,12 +524,19 @@ func (x *PolicySource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicySource.ProtoReflect.Descriptor instead.
 func (*PolicySource) Descriptor() ([]byte, []int) {
-	return file_sallyport_config_v1_server_proto_rawDescGZIP(), []int{2}
+	return file_sallyport_config_v1_server_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *PolicySource) GetFile() string {
 	if x != nil {
 		return x.File
+	}
+	return ""
+}
+
+func (x *PolicySource) GetShadowFile() string {
+	if x != nil {
+		return x.ShadowFile
 	}
 	return ""
 }
@@ -262,7 +557,7 @@ type Models struct {
 
 func (x *Models) Reset() {
 	*x = Models{}
-	mi := &file_sallyport_config_v1_server_proto_msgTypes[3]
+	mi := &file_sallyport_config_v1_server_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -274,7 +569,7 @@ func (x *Models) String() string {
 func (*Models) ProtoMessage() {}
 
 func (x *Models) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_config_v1_server_proto_msgTypes[3]
+	mi := &file_sallyport_config_v1_server_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -287,7 +582,7 @@ func (x *Models) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Models.ProtoReflect.Descriptor instead.
 func (*Models) Descriptor() ([]byte, []int) {
-	return file_sallyport_config_v1_server_proto_rawDescGZIP(), []int{3}
+	return file_sallyport_config_v1_server_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Models) GetDirectory() string {
@@ -327,7 +622,7 @@ type Audit struct {
 
 func (x *Audit) Reset() {
 	*x = Audit{}
-	mi := &file_sallyport_config_v1_server_proto_msgTypes[4]
+	mi := &file_sallyport_config_v1_server_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -339,7 +634,7 @@ func (x *Audit) String() string {
 func (*Audit) ProtoMessage() {}
 
 func (x *Audit) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_config_v1_server_proto_msgTypes[4]
+	mi := &file_sallyport_config_v1_server_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -352,7 +647,7 @@ func (x *Audit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Audit.ProtoReflect.Descriptor instead.
 func (*Audit) Descriptor() ([]byte, []int) {
-	return file_sallyport_config_v1_server_proto_rawDescGZIP(), []int{4}
+	return file_sallyport_config_v1_server_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Audit) GetDirectory() string {
@@ -392,7 +687,7 @@ type Secret struct {
 
 func (x *Secret) Reset() {
 	*x = Secret{}
-	mi := &file_sallyport_config_v1_server_proto_msgTypes[5]
+	mi := &file_sallyport_config_v1_server_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -404,7 +699,7 @@ func (x *Secret) String() string {
 func (*Secret) ProtoMessage() {}
 
 func (x *Secret) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_config_v1_server_proto_msgTypes[5]
+	mi := &file_sallyport_config_v1_server_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -417,7 +712,7 @@ func (x *Secret) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Secret.ProtoReflect.Descriptor instead.
 func (*Secret) Descriptor() ([]byte, []int) {
-	return file_sallyport_config_v1_server_proto_rawDescGZIP(), []int{5}
+	return file_sallyport_config_v1_server_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Secret) GetSource() isSecret_Source {
@@ -476,7 +771,7 @@ type Admin struct {
 
 func (x *Admin) Reset() {
 	*x = Admin{}
-	mi := &file_sallyport_config_v1_server_proto_msgTypes[6]
+	mi := &file_sallyport_config_v1_server_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -488,7 +783,7 @@ func (x *Admin) String() string {
 func (*Admin) ProtoMessage() {}
 
 func (x *Admin) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_config_v1_server_proto_msgTypes[6]
+	mi := &file_sallyport_config_v1_server_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -501,7 +796,7 @@ func (x *Admin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Admin.ProtoReflect.Descriptor instead.
 func (*Admin) Descriptor() ([]byte, []int) {
-	return file_sallyport_config_v1_server_proto_rawDescGZIP(), []int{6}
+	return file_sallyport_config_v1_server_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Admin) GetListen() string {
@@ -532,7 +827,8 @@ type Bounds struct {
 	MaxStreamDuration *durationpb.Duration `protobuf:"bytes,7,opt,name=max_stream_duration,json=maxStreamDuration,proto3" json:"max_stream_duration,omitempty"`
 	// A connection without an RPC is closed after this; 5m unless set.
 	MaxConnectionIdle *durationpb.Duration `protobuf:"bytes,8,opt,name=max_connection_idle,json=maxConnectionIdle,proto3" json:"max_connection_idle,omitempty"`
-	// A connection is asked to move after this; 1h unless set. Its RPCs go on.
+	// A connection is asked to move after this; 15m unless set. Its RPCs go on. Less
+	// than half the life of an SVID, so that callers move before theirs ends.
 	MaxConnectionAge *durationpb.Duration `protobuf:"bytes,9,opt,name=max_connection_age,json=maxConnectionAge,proto3" json:"max_connection_age,omitempty"`
 	// How long a stop waits for open RPCs; 15s unless set.
 	DrainTimeout *durationpb.Duration `protobuf:"bytes,10,opt,name=drain_timeout,json=drainTimeout,proto3" json:"drain_timeout,omitempty"`
@@ -544,7 +840,7 @@ type Bounds struct {
 
 func (x *Bounds) Reset() {
 	*x = Bounds{}
-	mi := &file_sallyport_config_v1_server_proto_msgTypes[7]
+	mi := &file_sallyport_config_v1_server_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -556,7 +852,7 @@ func (x *Bounds) String() string {
 func (*Bounds) ProtoMessage() {}
 
 func (x *Bounds) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_config_v1_server_proto_msgTypes[7]
+	mi := &file_sallyport_config_v1_server_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -569,7 +865,7 @@ func (x *Bounds) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bounds.ProtoReflect.Descriptor instead.
 func (*Bounds) Descriptor() ([]byte, []int) {
-	return file_sallyport_config_v1_server_proto_rawDescGZIP(), []int{7}
+	return file_sallyport_config_v1_server_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Bounds) GetMaxMessageBytes() uint32 {
@@ -668,7 +964,7 @@ type Runtime struct {
 
 func (x *Runtime) Reset() {
 	*x = Runtime{}
-	mi := &file_sallyport_config_v1_server_proto_msgTypes[8]
+	mi := &file_sallyport_config_v1_server_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -680,7 +976,7 @@ func (x *Runtime) String() string {
 func (*Runtime) ProtoMessage() {}
 
 func (x *Runtime) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_config_v1_server_proto_msgTypes[8]
+	mi := &file_sallyport_config_v1_server_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -693,7 +989,7 @@ func (x *Runtime) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Runtime.ProtoReflect.Descriptor instead.
 func (*Runtime) Descriptor() ([]byte, []int) {
-	return file_sallyport_config_v1_server_proto_rawDescGZIP(), []int{8}
+	return file_sallyport_config_v1_server_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Runtime) GetLibrary() string {
@@ -738,15 +1034,44 @@ const file_sallyport_config_v1_server_proto_rawDesc = "" +
 	"\x05audit\x18\x05 \x01(\v2\x1a.sallyport.config.v1.AuditB\x06\xbaH\x03\xc8\x01\x01R\x05audit\x128\n" +
 	"\x05admin\x18\x06 \x01(\v2\x1a.sallyport.config.v1.AdminB\x06\xbaH\x03\xc8\x01\x01R\x05admin\x123\n" +
 	"\x06bounds\x18\a \x01(\v2\x1b.sallyport.config.v1.BoundsR\x06bounds\x126\n" +
-	"\aruntime\x18\b \x01(\v2\x1c.sallyport.config.v1.RuntimeR\aruntime\"\xd1\x02\n" +
+	"\aruntime\x18\b \x01(\v2\x1c.sallyport.config.v1.RuntimeR\aruntime\"\x83\x03\n" +
 	"\bIdentity\x12\xad\x01\n" +
 	"\fworkload_api\x18\x01 \x01(\tB\x89\x01\xbaH\x85\x01\xba\x01}\n" +
 	"\x15identity.workload_api\x12\x1fmust begin with unix: or tcp://\x1aCthis == '' || this.startsWith('unix:') || this.startsWith('tcp://')r\x03\x18\x80 R\vworkloadApi\x12M\n" +
 	"\rstart_timeout\x18\x02 \x01(\v2\x19.google.protobuf.DurationB\r\xbaH\n" +
 	"\xaa\x01\a\"\x03\b\x90\x1c*\x00R\fstartTimeout\x12F\n" +
-	"\rtrust_domains\x18\x03 \x03(\tB!\xbaH\x1e\x92\x01\x1b\b\x01\x18\x01\"\x15r\x13\x18\xff\x012\x0e^[a-z0-9._-]+$R\ftrustDomains\"+\n" +
+	"\rtrust_domains\x18\x03 \x03(\tB!\xbaH\x1e\x92\x01\x1b\b\x01\x18\x01\"\x15r\x13\x18\xff\x012\x0e^[a-z0-9._-]+$R\ftrustDomains\x120\n" +
+	"\x05users\x18\x04 \x01(\v2\x1a.sallyport.config.v1.UsersR\x05users\"\x92\x03\n" +
+	"\x05Users\x12\x90\x01\n" +
+	"\x04oidc\x18\x01 \x03(\v2\x1f.sallyport.config.v1.OIDCIssuerB[\xbaHX\xba\x01U\n" +
+	"\x11users.oidc.unique\x12 two entries have the same issuer\x1a\x1ethis.map(i, i.issuer).unique()R\x04oidc\x128\n" +
+	"\bjwt_svid\x18\x02 \x01(\v2\x1d.sallyport.config.v1.JWTSVIDsR\ajwtSvid\x12L\n" +
+	"\fmax_lifetime\x18\x03 \x01(\v2\x19.google.protobuf.DurationB\x0e\xbaH\v\xaa\x01\b\"\x04\b\x80\xa3\x05*\x00R\vmaxLifetime:n\xbaHk\x1ai\n" +
+	"\x0fusers.something\x12*users must name an OIDC issuer or jwt_svid\x1a*this.oidc.size() > 0 || has(this.jwt_svid)\"\xaa\x04\n" +
+	"\n" +
+	"OIDCIssuer\x12#\n" +
+	"\x06issuer\x18\x01 \x01(\tB\v\xbaH\br\x06\x18\x80\x10\x88\x01\x01R\x06issuer\x121\n" +
+	"\taudiences\x18\x02 \x03(\tB\x13\xbaH\x10\x92\x01\r\b\x01\x18\x01\"\ar\x05\x10\x01\x18\x80\x10R\taudiences\x12r\n" +
+	"\n" +
+	"algorithms\x18\x03 \x03(\tBR\xbaHO\x92\x01L\x18\x01\"HrFR\x05RS256R\x05RS384R\x05RS512R\x05PS256R\x05PS384R\x05PS512R\x05ES256R\x05ES384R\x05ES512R\x05EdDSAR\n" +
+	"algorithms\x12(\n" +
+	"\bjwks_url\x18\x04 \x01(\tB\v\xbaH\br\x06\x18\x80\x10\x88\x01\x01H\x00R\ajwksUrl\x12)\n" +
+	"\tjwks_file\x18\x05 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\x80 H\x00R\bjwksFile\x12!\n" +
+	"\aca_file\x18\x06 \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\x06caFile\x12+\n" +
+	"\fgroups_claim\x18\a \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\vgroupsClaim\x12V\n" +
+	"\x10refresh_interval\x18\b \x01(\v2\x19.google.protobuf.DurationB\x10\xbaH\r\xaa\x01\n" +
+	"\"\x04\b\x80\xa3\x052\x02\b\x01R\x0frefreshInterval\x12K\n" +
+	"\vmax_key_age\x18\t \x01(\v2\x19.google.protobuf.DurationB\x10\xbaH\r\xaa\x01\n" +
+	"\"\x04\b\x80\xf5$2\x02\b\x01R\tmaxKeyAgeB\x06\n" +
+	"\x04keys\"\x85\x01\n" +
+	"\bJWTSVIDs\x12F\n" +
+	"\rtrust_domains\x18\x01 \x03(\tB!\xbaH\x1e\x92\x01\x1b\b\x01\x18\x01\"\x15r\x13\x18\xff\x012\x0e^[a-z0-9._-]+$R\ftrustDomains\x121\n" +
+	"\taudiences\x18\x02 \x03(\tB\x13\xbaH\x10\x92\x01\r\b\x01\x18\x01\"\ar\x05\x10\x01\x18\x80\x10R\taudiences\"V\n" +
 	"\fPolicySource\x12\x1b\n" +
-	"\x04file\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x04file\"\xbf\x01\n" +
+	"\x04file\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x04file\x12)\n" +
+	"\vshadow_file\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\n" +
+	"shadowFile\"\xbf\x01\n" +
 	"\x06Models\x12%\n" +
 	"\tdirectory\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\tdirectory\x12R\n" +
 	"\rpoll_interval\x18\x02 \x01(\v2\x19.google.protobuf.DurationB\x12\xbaH\x0f\xaa\x01\f\"\x03\b\x90\x1c2\x05\x10\x80\xc2\xd7/R\fpollInterval\x12:\n" +
@@ -797,41 +1122,50 @@ func file_sallyport_config_v1_server_proto_rawDescGZIP() []byte {
 	return file_sallyport_config_v1_server_proto_rawDescData
 }
 
-var file_sallyport_config_v1_server_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_sallyport_config_v1_server_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_sallyport_config_v1_server_proto_goTypes = []any{
 	(*Server)(nil),              // 0: sallyport.config.v1.Server
 	(*Identity)(nil),            // 1: sallyport.config.v1.Identity
-	(*PolicySource)(nil),        // 2: sallyport.config.v1.PolicySource
-	(*Models)(nil),              // 3: sallyport.config.v1.Models
-	(*Audit)(nil),               // 4: sallyport.config.v1.Audit
-	(*Secret)(nil),              // 5: sallyport.config.v1.Secret
-	(*Admin)(nil),               // 6: sallyport.config.v1.Admin
-	(*Bounds)(nil),              // 7: sallyport.config.v1.Bounds
-	(*Runtime)(nil),             // 8: sallyport.config.v1.Runtime
-	(*durationpb.Duration)(nil), // 9: google.protobuf.Duration
+	(*Users)(nil),               // 2: sallyport.config.v1.Users
+	(*OIDCIssuer)(nil),          // 3: sallyport.config.v1.OIDCIssuer
+	(*JWTSVIDs)(nil),            // 4: sallyport.config.v1.JWTSVIDs
+	(*PolicySource)(nil),        // 5: sallyport.config.v1.PolicySource
+	(*Models)(nil),              // 6: sallyport.config.v1.Models
+	(*Audit)(nil),               // 7: sallyport.config.v1.Audit
+	(*Secret)(nil),              // 8: sallyport.config.v1.Secret
+	(*Admin)(nil),               // 9: sallyport.config.v1.Admin
+	(*Bounds)(nil),              // 10: sallyport.config.v1.Bounds
+	(*Runtime)(nil),             // 11: sallyport.config.v1.Runtime
+	(*durationpb.Duration)(nil), // 12: google.protobuf.Duration
 }
 var file_sallyport_config_v1_server_proto_depIdxs = []int32{
 	1,  // 0: sallyport.config.v1.Server.identity:type_name -> sallyport.config.v1.Identity
-	2,  // 1: sallyport.config.v1.Server.policy:type_name -> sallyport.config.v1.PolicySource
-	3,  // 2: sallyport.config.v1.Server.models:type_name -> sallyport.config.v1.Models
-	4,  // 3: sallyport.config.v1.Server.audit:type_name -> sallyport.config.v1.Audit
-	6,  // 4: sallyport.config.v1.Server.admin:type_name -> sallyport.config.v1.Admin
-	7,  // 5: sallyport.config.v1.Server.bounds:type_name -> sallyport.config.v1.Bounds
-	8,  // 6: sallyport.config.v1.Server.runtime:type_name -> sallyport.config.v1.Runtime
-	9,  // 7: sallyport.config.v1.Identity.start_timeout:type_name -> google.protobuf.Duration
-	9,  // 8: sallyport.config.v1.Models.poll_interval:type_name -> google.protobuf.Duration
-	5,  // 9: sallyport.config.v1.Audit.digest_key:type_name -> sallyport.config.v1.Secret
-	9,  // 10: sallyport.config.v1.Bounds.handshake_timeout:type_name -> google.protobuf.Duration
-	9,  // 11: sallyport.config.v1.Bounds.max_call_duration:type_name -> google.protobuf.Duration
-	9,  // 12: sallyport.config.v1.Bounds.max_stream_duration:type_name -> google.protobuf.Duration
-	9,  // 13: sallyport.config.v1.Bounds.max_connection_idle:type_name -> google.protobuf.Duration
-	9,  // 14: sallyport.config.v1.Bounds.max_connection_age:type_name -> google.protobuf.Duration
-	9,  // 15: sallyport.config.v1.Bounds.drain_timeout:type_name -> google.protobuf.Duration
-	16, // [16:16] is the sub-list for method output_type
-	16, // [16:16] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	5,  // 1: sallyport.config.v1.Server.policy:type_name -> sallyport.config.v1.PolicySource
+	6,  // 2: sallyport.config.v1.Server.models:type_name -> sallyport.config.v1.Models
+	7,  // 3: sallyport.config.v1.Server.audit:type_name -> sallyport.config.v1.Audit
+	9,  // 4: sallyport.config.v1.Server.admin:type_name -> sallyport.config.v1.Admin
+	10, // 5: sallyport.config.v1.Server.bounds:type_name -> sallyport.config.v1.Bounds
+	11, // 6: sallyport.config.v1.Server.runtime:type_name -> sallyport.config.v1.Runtime
+	12, // 7: sallyport.config.v1.Identity.start_timeout:type_name -> google.protobuf.Duration
+	2,  // 8: sallyport.config.v1.Identity.users:type_name -> sallyport.config.v1.Users
+	3,  // 9: sallyport.config.v1.Users.oidc:type_name -> sallyport.config.v1.OIDCIssuer
+	4,  // 10: sallyport.config.v1.Users.jwt_svid:type_name -> sallyport.config.v1.JWTSVIDs
+	12, // 11: sallyport.config.v1.Users.max_lifetime:type_name -> google.protobuf.Duration
+	12, // 12: sallyport.config.v1.OIDCIssuer.refresh_interval:type_name -> google.protobuf.Duration
+	12, // 13: sallyport.config.v1.OIDCIssuer.max_key_age:type_name -> google.protobuf.Duration
+	12, // 14: sallyport.config.v1.Models.poll_interval:type_name -> google.protobuf.Duration
+	8,  // 15: sallyport.config.v1.Audit.digest_key:type_name -> sallyport.config.v1.Secret
+	12, // 16: sallyport.config.v1.Bounds.handshake_timeout:type_name -> google.protobuf.Duration
+	12, // 17: sallyport.config.v1.Bounds.max_call_duration:type_name -> google.protobuf.Duration
+	12, // 18: sallyport.config.v1.Bounds.max_stream_duration:type_name -> google.protobuf.Duration
+	12, // 19: sallyport.config.v1.Bounds.max_connection_idle:type_name -> google.protobuf.Duration
+	12, // 20: sallyport.config.v1.Bounds.max_connection_age:type_name -> google.protobuf.Duration
+	12, // 21: sallyport.config.v1.Bounds.drain_timeout:type_name -> google.protobuf.Duration
+	22, // [22:22] is the sub-list for method output_type
+	22, // [22:22] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_config_v1_server_proto_init() }
@@ -839,7 +1173,11 @@ func file_sallyport_config_v1_server_proto_init() {
 	if File_sallyport_config_v1_server_proto != nil {
 		return
 	}
-	file_sallyport_config_v1_server_proto_msgTypes[5].OneofWrappers = []any{
+	file_sallyport_config_v1_server_proto_msgTypes[3].OneofWrappers = []any{
+		(*OIDCIssuer_JwksUrl)(nil),
+		(*OIDCIssuer_JwksFile)(nil),
+	}
+	file_sallyport_config_v1_server_proto_msgTypes[8].OneofWrappers = []any{
 		(*Secret_File)(nil),
 		(*Secret_Env)(nil),
 	}
@@ -849,7 +1187,7 @@ func file_sallyport_config_v1_server_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_config_v1_server_proto_rawDesc), len(file_sallyport_config_v1_server_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   9,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
