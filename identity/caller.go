@@ -34,6 +34,8 @@ type AuthInfo struct {
 	credentials.CommonAuthInfo
 	// Caller is who is at the other end; on a client, the server. Never nil.
 	Caller *Caller
+	// Session is the live connection; nil on a client.
+	Session *Session
 	// State is the connection's TLS state when the handshake ended.
 	State tls.ConnectionState
 }

@@ -9,6 +9,7 @@ import (
 	"net"
 	"slices"
 
+	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
 	"google.golang.org/grpc/credentials"
@@ -22,8 +23,8 @@ type ServerConfig struct {
 	// Admit has the last word on a caller whose certificate was verified, for
 	// instance because it is blocked; nil admits all. Its error ends the
 	// handshake and is wrapped by Refusal.Err. It runs in every handshake, before
-	// the peer has proved that it has the key: it must not take the caller for
-	// present, and must not block.
+	// the peer has proved that it has the key and once more after, and in Recheck:
+	// it must not take the caller for present, and must not block.
 	Admit func(caller *Caller, peer net.Addr) error
 	// Refused is told of every handshake that failed, once, whatever the reason.
 	// It runs on the goroutine of the handshake and must not block. Required.
@@ -44,19 +45,25 @@ type Refusal struct {
 	Err error
 }
 
-type serverCredentials struct {
+// ServerCredentials are the server's side of every connection. They know those
+// that are open.
+type ServerCredentials struct {
 	common
-	src X509Source
-	cfg ServerConfig
+	src      X509Source
+	cfg      ServerConfig
+	sessions *sessions // of all clones
 }
+
+var _ credentials.TransportCredentials = (*ServerCredentials)(nil)
 
 // NewServerCredentials returns credentials for the server's side: TLS 1.3 with
 // the source's SVID, and a peer that shows an X.509-SVID of one of the trust
 // domains that cfg names. Every connection is verified in full; none resumes an
 // earlier session. The connection carries an *AuthInfo. The source must outlive
 // the credentials. How long a handshake may take is for the deadline of the
-// connection to say (grpc.ConnectionTimeout).
-func NewServerCredentials(src X509Source, cfg ServerConfig) (credentials.TransportCredentials, error) {
+// connection to say (grpc.ConnectionTimeout). Whoever changes what the source or
+// Admit say calls Recheck.
+func NewServerCredentials(src X509Source, cfg ServerConfig) (*ServerCredentials, error) {
 	var errs []error
 	if src == nil {
 		errs = append(errs, errors.New("no source of SVIDs"))
@@ -74,16 +81,56 @@ func NewServerCredentials(src X509Source, cfg ServerConfig) (credentials.Transpo
 		return nil, fmt.Errorf("server credentials: %w", err)
 	}
 	cfg.TrustDomains = slices.Clone(cfg.TrustDomains)
-	return &serverCredentials{src: src, cfg: cfg}, nil
+	return &ServerCredentials{src: src, cfg: cfg, sessions: new(sessions)}, nil
+}
+
+// Recheck asks of every open connection whether it would be let in now: whether
+// a bundle still verifies its SVID and Admit still admits it. What would not be
+// ends, its RPCs first, the connection at most a quarter of a second later. It
+// returns the sessions that it ended. It blocks for the time that this takes; a
+// bundle that has not changed verifies nothing anew.
+func (c *ServerCredentials) Recheck() []*Session {
+	var ended []*Session
+	for _, s := range c.sessions.all() {
+		if s.Err() != nil {
+			continue
+		}
+		if err := c.recheck(s); err != nil {
+			s.end(fmt.Errorf("%w: %w", ErrRevoked, err))
+			ended = append(ended, s)
+		}
+	}
+	return ended
+}
+
+// Connections is how many connections are open.
+func (c *ServerCredentials) Connections() int { return c.sessions.count() }
+
+func (c *ServerCredentials) recheck(s *Session) error {
+	bundle, err := c.src.GetX509BundleForTrustDomain(s.caller.ID.TrustDomain())
+	if err != nil {
+		return err
+	}
+	if last := s.bundle.Load(); bundle != last {
+		if !bundle.Equal(last) {
+			if _, err := verify(s.certs, bundle, x509.ExtKeyUsageClientAuth); err != nil {
+				return err
+			}
+		}
+		s.bundle.Store(bundle)
+	}
+	return c.admit(s.caller, s.raw.RemoteAddr())
 }
 
 // ServerHandshake blocks until the peer is verified or the connection's
-// deadline has passed. The connection it returns is closed when the peer's
-// identity ends: a peer that has a newer one connects again.
-func (c *serverCredentials) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
+// deadline has passed. The connection it returns ends when the peer's identity
+// does: a peer that has a newer one connects again.
+func (c *ServerCredentials) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	var (
 		caller  *Caller
 		claimed spiffeid.ID
+		certs   []*x509.Certificate
+		bundle  = &lastBundle{Source: c.src}
 	)
 	// The configuration belongs to this one handshake. So no ticket key is shared
 	// with another, even if tickets were on.
@@ -98,17 +145,40 @@ func (c *serverCredentials) ServerHandshake(raw net.Conn) (net.Conn, credentials
 		// Not VerifyPeerCertificate: that one is left out when a session is
 		// resumed.
 		VerifyConnection: func(state tls.ConnectionState) (err error) {
-			claimed = claim(state.PeerCertificates)
-			caller, err = c.verify(state, claimed, raw.RemoteAddr())
+			certs = state.PeerCertificates
+			claimed = claim(certs)
+			caller, err = c.verify(state, claimed, bundle, raw.RemoteAddr())
 			return err
 		},
 	})
-	if err := conn.HandshakeContext(context.Background()); err != nil {
+	refuse := func(err error) (net.Conn, credentials.AuthInfo, error) {
 		_ = conn.Close()
 		c.cfg.Refused(Refusal{Peer: raw.RemoteAddr(), Claimed: claimed, Err: err})
 		return nil, nil, err // as it is: gRPC compares it with io.EOF
 	}
-	return endAt(conn, raw, caller.NotAfter), authInfo(caller, conn), nil
+	if err := conn.HandshakeContext(context.Background()); err != nil {
+		return refuse(err)
+	}
+	session := c.sessions.begin(caller, raw, certs, bundle.got)
+	// What has changed since verify was before the session was there for Recheck.
+	if err := c.recheck(session); err != nil {
+		c.sessions.finish(session)
+		return refuse(err)
+	}
+	info := authInfo(caller, conn)
+	info.Session = session
+	return &sessionConn{conn, session, c.sessions}, info, nil
+}
+
+// lastBundle remembers which bundle it gave.
+type lastBundle struct {
+	x509bundle.Source
+	got *x509bundle.Bundle
+}
+
+func (l *lastBundle) GetX509BundleForTrustDomain(td spiffeid.TrustDomain) (_ *x509bundle.Bundle, err error) {
+	l.got, err = l.Source.GetX509BundleForTrustDomain(td)
+	return l.got, err
 }
 
 // claim is the ID that the peer's certificate names, if any.
@@ -123,30 +193,35 @@ func claim(certs []*x509.Certificate) spiffeid.ID {
 	return id
 }
 
-func (c *serverCredentials) verify(state tls.ConnectionState, claimed spiffeid.ID, peer net.Addr) (*Caller, error) {
+func (c *ServerCredentials) verify(state tls.ConnectionState, claimed spiffeid.ID, bundles x509bundle.Source, peer net.Addr) (*Caller, error) {
 	if err := checkALPN(state); err != nil {
 		return nil, err
 	}
 	if !claimed.IsZero() && !slices.Contains(c.cfg.TrustDomains, claimed.TrustDomain()) {
 		return nil, fmt.Errorf("workloads of trust domain %q may not connect", claimed.TrustDomain())
 	}
-	caller, err := verify(state.PeerCertificates, c.src, x509.ExtKeyUsageClientAuth)
+	caller, err := verify(state.PeerCertificates, bundles, x509.ExtKeyUsageClientAuth)
 	if err != nil {
 		return nil, err
 	}
-	if c.cfg.Admit != nil {
-		if err := c.cfg.Admit(caller, peer); err != nil {
-			return nil, fmt.Errorf("%s not admitted: %w", caller.ID, err)
-		}
-	}
-	return caller, nil
+	return caller, c.admit(caller, peer)
 }
 
-func (*serverCredentials) ClientHandshake(context.Context, string, net.Conn) (net.Conn, credentials.AuthInfo, error) {
+func (c *ServerCredentials) admit(caller *Caller, peer net.Addr) error {
+	if c.cfg.Admit == nil {
+		return nil
+	}
+	if err := c.cfg.Admit(caller, peer); err != nil {
+		return fmt.Errorf("%s not admitted: %w", caller.ID, err)
+	}
+	return nil
+}
+
+func (*ServerCredentials) ClientHandshake(context.Context, string, net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	return nil, nil, errors.New("server credentials used by a client")
 }
 
-func (c *serverCredentials) Clone() credentials.TransportCredentials {
+func (c *ServerCredentials) Clone() credentials.TransportCredentials {
 	clone := *c
 	return &clone
 }

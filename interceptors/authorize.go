@@ -14,49 +14,70 @@ const maxModelBytes = 256
 // authorizeMethod refuses what the caller may not do on any model, before a
 // message is read.
 func (c *Chain) authorizeMethod(call *Call) error {
-	call.index = c.cfg.Policy()
 	if call.method == nil {
+		call.index = c.cfg.Policy()
 		return Refuse(MethodUnknown, "no such method")
 	}
 	action := call.method.Action
 	if call.method.Waivable {
 		action = policy.None
 	}
-	return call.decided(call.index.MayEver(call.policyRequest(action, "")))
+	return c.authorize(call, call.policyRequest(action, ""), false)
 }
 
-// authorizeMessage decides caller × action × model, by the policy of now.
+// authorizeMessage decides caller × user × action × model, by the policy of now.
 func (c *Chain) authorizeMessage(call *Call, m *Message) error {
-	call.index = c.cfg.Policy()
 	call.model = m.Subject.Model
 	action := call.method.Action
 	if m.Subject.AnyRole && call.method.Waivable {
 		action = policy.None
 	}
 	request := call.policyRequest(action, call.model)
-	if call.model == "" {
-		// The method has no model, or the message does not say it: then no
-		// handler runs one for it.
-		return call.decided(call.index.MayEver(request))
+	request.Rows = max(m.Subject.Rows, 0)
+	return c.authorize(call, request, true)
+}
+
+// authorize decides by the policy of now, and keeps the decision for the record
+// and for Recheck. begun is false before the first message.
+func (c *Chain) authorize(call *Call, request policy.Request, begun bool) error {
+	call.index = c.cfg.Policy()
+	request.Time = c.cfg.Now()
+	d := decide(call.index, request)
+	call.mu.Lock()
+	call.request, call.decision, call.decidedBy = request, d, call.index
+	call.shadow.compare(c.cfg.Shadow(), request, d)
+	call.mu.Unlock()
+	if !d.Allowed {
+		return denied(d, begun)
 	}
-	return call.decided(call.index.Decide(request))
+	call.grant = d.Grant
+	return nil
+}
+
+// decide decides on a request. One without a model is about a method that has
+// none, or its message does not say which: then no handler runs one for it.
+func decide(index *policy.Index, request policy.Request) policy.Decision {
+	if request.Model == "" {
+		return index.MayEver(request)
+	}
+	return index.Decide(request)
+}
+
+// denied is the refusal that belongs to a decision. Who is blocked only now
+// (begun) was let in: its identity has been revoked.
+func denied(d policy.Decision, begun bool) *Refusal {
+	blocked := d.Outcome == policy.CallerBlocked || d.Outcome == policy.AddressBlocked
+	switch {
+	case blocked && begun:
+		return Refuse(IdentityRevoked, "%s", d.Detail)
+	case blocked:
+		return Refuse(CallerBlocked, "%s", d.Detail)
+	}
+	return Refuse(PolicyDenied, "%s", d.Detail)
 }
 
 func (c *Call) policyRequest(action policy.Action, model string) policy.Request {
-	return policy.Request{Caller: c.Caller.ID, Address: PeerAddress(c.Peer), Action: action, Model: model}
-}
-
-// decided keeps the grant of a decision or turns it into a refusal.
-func (c *Call) decided(d policy.Decision) error {
-	if d.Allowed {
-		c.grant = d.Grant
-		return nil
-	}
-	reason := PolicyDenied
-	if d.Outcome == policy.CallerBlocked || d.Outcome == policy.AddressBlocked {
-		reason = CallerBlocked
-	}
-	return Refuse(reason, "%s", d.Detail)
+	return policy.Request{Caller: c.Caller.ID, Address: PeerAddress(c.Peer), User: c.User, Action: action, Model: model}
 }
 
 // PeerAddress is the IP address of a connection's peer; the zero Addr if it has

@@ -3,6 +3,7 @@ package interceptors
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"math/rand/v2"
 	"net"
 	"sync"
@@ -41,17 +42,26 @@ type Call struct {
 	Start time.Time
 	// Caller is the proved identity at the other end; nil if there is none.
 	Caller *identity.Caller
+	// User is on whose behalf the caller calls; nil for itself.
+	User *identity.User
 
 	// ctx is the call's context, bounded in time. tagged is what makes the call
-	// known to it.
+	// known to it. cancel ends it, with a *Refusal as its cause.
 	ctx    context.Context
 	tagged callContext
+	cancel context.CancelCauseFunc
+
+	// session is the connection that the call came over, connection the calls open
+	// there; nil if no identity was proved.
+	session    *identity.Session
+	connection *connection
 
 	// lost takes the call from the intake; it is true once, unless the call has
 	// ended before.
 	lost func() bool
 
-	method    *Method // nil if unknown
+	method    *Method     // nil if unknown
+	userEnd   *time.Timer // ends the call with the user's token; nil if it has none
 	index     *policy.Index
 	grant     *policy.Grant
 	model     string // as the caller wrote it; kept for later messages of a stream
@@ -70,7 +80,11 @@ type Call struct {
 	record  recordBuffer
 
 	mu           sync.Mutex // guards the fields below
-	modelName    string     // as the repository knows it; empty until it is resolved
+	request      policy.Request
+	decision     policy.Decision // on request; zero before the first
+	decidedBy    *policy.Index
+	shadow       shadow
+	modelName    string // as the repository knows it; empty until it is resolved
 	modelVersion int64
 	modelDigest  string
 	rowsReceived int64
@@ -85,6 +99,20 @@ func newCall(ctx context.Context, fullMethod string, now time.Time) *Call {
 	c.tagged = callContext{ctx, c}
 	c.ctx = &c.tagged
 	return c
+}
+
+// end ends the call, wherever it is, with the refusal. It does not block; the first
+// that comes holds.
+func (c *Call) end(refusal *Refusal) { c.cancel(refusal) }
+
+// forced is the refusal that end was given; nil if the call was left alone.
+func (c *Call) forced() *Refusal {
+	if c.ctx.Err() == nil {
+		return nil
+	}
+	var refusal *Refusal
+	errors.As(context.Cause(c.ctx), &refusal)
+	return refusal
 }
 
 // newCallID makes an id that sorts by time. Its randomness is unpredictable, but

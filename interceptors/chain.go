@@ -9,6 +9,7 @@
 package interceptors
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -93,7 +94,8 @@ type Method struct {
 	bounds              *bounds
 }
 
-// Config is what a chain is made of. Everything is required but Observe.
+// Config is what a chain is made of. What is not said to be
+// optional is required.
 type Config struct {
 	Methods  []Method
 	Policy   func() *policy.Index
@@ -101,6 +103,12 @@ type Config struct {
 	Audit    *audit.Log
 	Digester *audit.Digester
 	Log      *slog.Logger
+	// Users verifies the tokens by which calls are made on behalf of users. Nil: a
+	// call that brings one is refused.
+	Users UserVerifier
+	// Shadow returns a policy whose decisions are recorded beside those of Policy
+	// and not enforced; it may return nil. Nil: there is none.
+	Shadow func() *policy.Index
 	// MaxMessageBytes is the largest message received.
 	MaxMessageBytes int
 	// MaxCallDuration bounds a unary call, whatever deadline it brings.
@@ -108,6 +116,7 @@ type Config struct {
 	// MaxStreamDuration bounds a stream.
 	MaxStreamDuration time.Duration
 	// Observe is told of every RPC after it was recorded; it must not block.
+	// Optional.
 	Observe func(Outcome)
 	// Now is the clock; time.Now unless set.
 	Now func() time.Time
@@ -151,6 +160,7 @@ type Chain struct {
 	messages  []func(*Call, *Message) error
 	validator protovalidate.Validator
 	intake    *intake
+	live      live
 }
 
 // New returns the chain with all its stages. Close it after the server that
@@ -179,7 +189,7 @@ func (c *Chain) order() []Stage {
 		},
 		{
 			Name:    "identify",
-			Place:   "before every decision about the caller",
+			Place:   "before every decision about the caller and the user on whose behalf it calls",
 			Open:    c.identify,
 			Message: c.identified,
 		},
@@ -206,6 +216,9 @@ func (c *Chain) order() []Stage {
 func newChain(cfg Config, order func(*Chain) []Stage) (*Chain, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
+	}
+	if cfg.Shadow == nil {
+		cfg.Shadow = func() *policy.Index { return nil }
 	}
 	if cfg.Observe == nil {
 		cfg.Observe = func(Outcome) {}
@@ -283,8 +296,8 @@ func (c *Chain) serve(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo
 		return Refuse(Internal, "the server was made without the chain's options").status("").Err()
 	}
 	if !c.intake.hand(call) {
-		// The caller was gone before its turn came; that is on record.
-		return Refuse(Cancelled, "").status(call.ID).Err()
+		// It ended before its turn came; that is on record.
+		return call.Status(cmp.Or(call.forced(), Refuse(Cancelled, ""))).Err()
 	}
 	stream, err := newGatedStream(c, call, ss, info)
 	if err != nil {

@@ -40,3 +40,14 @@ func Bounds(m proto.Message) (func([]byte) *Refusal, error) {
 	}
 	return b.check, nil
 }
+
+// OpenCalls is how many calls of the method are past the door.
+func OpenCalls(c *Chain, method string) int {
+	n := 0
+	for _, call := range c.live.open() {
+		if call.FullMethod == method {
+			n++
+		}
+	}
+	return n
+}

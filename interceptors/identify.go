@@ -1,17 +1,83 @@
 package interceptors
 
-// identify refuses a call on a connection on which no handshake left a caller.
+import (
+	"context"
+	"errors"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc/metadata"
+
+	"github.com/sallyport/sallyport/identity"
+)
+
+// UserVerifier proves by a token on whose behalf a call is made. Its errors wrap
+// one of identity.ErrTokenInvalid, ErrTokenExpired and ErrKeysUnavailable and
+// never hold the token. It may block until ctx ends.
+type UserVerifier interface {
+	Verify(ctx context.Context, token string) (*identity.User, error)
+}
+
+// identify refuses a call on a connection on which no handshake left a caller,
+// and one whose user is not proved.
 func (c *Chain) identify(call *Call) error {
 	if call.Caller == nil {
 		return Refuse(IdentityMissing, "the connection has no AuthInfo of package identity")
 	}
-	return c.identified(call, nil)
+	if err := c.identified(call, nil); err != nil {
+		return err
+	}
+	return c.identifyUser(call)
 }
 
-// identified refuses a caller whose identity has ended since the handshake.
+// identified refuses a caller or user whose identity has ended since.
 func (c *Chain) identified(call *Call, _ *Message) error {
-	if call.Caller.Expired(c.cfg.Now()) {
+	if refusal := call.forced(); refusal != nil {
+		return refusal
+	}
+	now := c.cfg.Now()
+	if call.Caller.Expired(now) {
 		return Refuse(IdentityExpired, "the SVID %s of %s ended at %s", call.Caller.Serial, call.Caller.ID, call.Caller.NotAfter)
 	}
+	if call.User != nil && call.User.Expired(now) {
+		return userExpired(call.User)
+	}
 	return nil
+}
+
+// identifyUser proves on whose behalf the call is made, if it brings a token. It
+// ends with the token.
+func (c *Chain) identifyUser(call *Call) error {
+	values := metadata.ValueFromIncomingContext(call.ctx, "authorization")
+	if len(values) == 0 {
+		return nil
+	}
+	if c.cfg.Users == nil {
+		return Refuse(TokenInvalid, "the call brings a token, and identity.users is not configured")
+	}
+	if len(values) > 1 {
+		return Refuse(TokenInvalid, "%d values of authorization", len(values))
+	}
+	scheme, token, _ := strings.Cut(values[0], " ")
+	if !strings.EqualFold(scheme, "Bearer") {
+		return Refuse(TokenInvalid, "authorization is not a bearer token")
+	}
+	user, err := c.cfg.Users.Verify(call.ctx, token)
+	if err != nil {
+		reason := TokenInvalid
+		switch {
+		case errors.Is(err, identity.ErrTokenExpired):
+			reason = TokenExpired
+		case errors.Is(err, identity.ErrKeysUnavailable):
+			reason = TokenUnverified
+		}
+		return &Refusal{Reason: reason, Cause: err}
+	}
+	call.User = user
+	call.userEnd = time.AfterFunc(user.NotAfter.Sub(c.cfg.Now()), func() { call.end(userExpired(user)) })
+	return nil
+}
+
+func userExpired(u *identity.User) *Refusal {
+	return Refuse(TokenExpired, "the token of %s, issued by %s, ended at %s", clip(u.Subject, maxClaimBytes), clip(u.Issuer, maxClaimBytes), u.NotAfter)
 }

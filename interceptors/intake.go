@@ -38,9 +38,11 @@ type intake struct {
 func (in *intake) open(ctx context.Context, info *tap.Info) (context.Context, error) {
 	call := newCall(ctx, info.FullMethodName, in.chain.cfg.Now())
 	call.method = in.chain.methods[info.FullMethodName]
-	call.Caller = identity.CallerFromPeer(ctx)
 	if p, ok := peer.FromContext(ctx); ok {
 		call.Peer = p.Addr
+		if info, ok := p.AuthInfo.(*identity.AuthInfo); ok {
+			call.Caller, call.session = info.Caller, info.Session
+		}
 	}
 	if !strings.HasPrefix(info.FullMethodName, "/") || !strings.Contains(info.FullMethodName[1:], "/") {
 		refusal := Refuse(MethodUnknown, "the path is not /service/method")
@@ -54,7 +56,11 @@ func (in *intake) open(ctx context.Context, info *tap.Info) (context.Context, er
 	// when the stream has ended: not before the reply has left.
 	end := time.Now().Add(in.chain.limit(call.method))
 	if d, ok := ctx.Deadline(); !ok || end.Before(d) {
-		call.tagged.Context, _ = context.WithDeadline(ctx, end) //nolint:gosec,govet // its parent is always cancelled
+		ctx, _ = context.WithDeadline(ctx, end) //nolint:gosec,govet // its parent is always cancelled
+	}
+	call.tagged.Context, call.cancel = context.WithCancelCause(ctx)
+	if call.session != nil {
+		in.chain.live.begin(call, call.session)
 	}
 	in.waiting.Add(1)
 	call.lost = context.AfterFunc(call.ctx, func() { in.ended(call) })

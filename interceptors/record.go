@@ -30,6 +30,9 @@ type Outcome struct {
 	// Running is the time that models ran.
 	Running time.Duration
 	Rows    int64
+	// ShadowAllow counts the decisions that the shadow policy would have made
+	// against a refusal, ShadowDeny those against an allowance.
+	ShadowAllow, ShadowDeny uint64
 }
 
 // record is the audit stage. It closes the call whatever happens further in:
@@ -58,7 +61,7 @@ func (c *Chain) recordable(*Call, *Message) error {
 // returns what the caller gets.
 func (c *Chain) close(call *Call, err error) error {
 	refusal := call.finish(err)
-	if refusal != nil {
+	if refusal != nil && call.forced() == nil {
 		c.throttle(call)
 	}
 	rec := c.recordOf(call, refusal)
@@ -94,6 +97,7 @@ func (c *Chain) observe(call *Call, refusal *Refusal) {
 	}
 	call.mu.Lock()
 	out.Model, out.Running, out.Rows = call.modelName, call.modelTime, call.rowsRun
+	out.ShadowAllow, out.ShadowDeny = call.shadow.wouldAllow, call.shadow.wouldDeny
 	call.mu.Unlock()
 	c.cfg.Observe(out)
 }
@@ -106,6 +110,9 @@ type recordBuffer struct {
 	caller   auditv1.Caller
 	expiry   timestamppb.Timestamp
 	digest   [sha256.Size]byte
+	user     auditv1.User
+	userEnd  timestamppb.Timestamp
+	shadow   auditv1.Shadow
 }
 
 func (c *Chain) recordOf(call *Call, refusal *Refusal) *auditv1.Record {
@@ -129,11 +136,14 @@ func (c *Chain) recordOf(call *Call, refusal *Refusal) *auditv1.Record {
 		b.caller.SvidExpiry = &b.expiry
 		rec.Caller = &b.caller
 	}
+	if user := call.User; user != nil {
+		b.user.Issuer, b.user.Subject = clip(user.Issuer, maxClaimBytes), clip(user.Subject, maxClaimBytes)
+		setTime(&b.userEnd, user.NotAfter)
+		b.user.Expiry = &b.userEnd
+		rec.User = &b.user
+	}
 	if call.method != nil {
 		rec.Action = call.method.Action.String()
-	}
-	if call.index != nil {
-		rec.PolicyGeneration = call.index.Generation()
 	}
 	if call.grant != nil {
 		rec.Roles = call.grant.Roles
@@ -154,8 +164,16 @@ func (c *Chain) recordOf(call *Call, refusal *Refusal) *auditv1.Record {
 	rec.ModelVersion, rec.ModelDigest = call.modelVersion, call.modelDigest
 	rec.RowsReceived, rec.RowsRun = uint64(max(call.rowsReceived, 0)), uint64(max(call.rowsRun, 0))
 	rec.Refused = call.refused
+	if ix := call.decidedBy; ix != nil {
+		rec.PolicyGeneration, rec.PolicyDigest = ix.Generation(), ix.Digest()
+		rec.Decision = call.decision.Outcome.String()
+	}
+	rec.Shadow = call.shadow.record(&b.shadow)
 	return rec
 }
+
+// maxClaimBytes bounds each name of a user in a record.
+const maxClaimBytes = 2 << 10
 
 // setTime is timestamppb.New in place.
 func setTime(ts *timestamppb.Timestamp, t time.Time) {

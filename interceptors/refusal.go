@@ -22,6 +22,10 @@ type Reason string
 const (
 	IdentityMissing  Reason = "IDENTITY_MISSING"
 	IdentityExpired  Reason = "IDENTITY_EXPIRED"
+	IdentityRevoked  Reason = "IDENTITY_REVOKED"
+	TokenInvalid     Reason = "TOKEN_INVALID"
+	TokenExpired     Reason = "TOKEN_EXPIRED"
+	TokenUnverified  Reason = "TOKEN_UNVERIFIED"
 	PolicyDenied     Reason = "POLICY_DENIED"
 	CallerBlocked    Reason = "CALLER_BLOCKED"
 	QuotaRequests    Reason = "QUOTA_REQUESTS"
@@ -51,6 +55,10 @@ var reasons = map[Reason]struct {
 }{
 	IdentityMissing:  {codes.Unauthenticated, "the connection has no workload identity"},
 	IdentityExpired:  {codes.Unauthenticated, "the connection's X.509-SVID has expired; reconnect with a fresh one"},
+	IdentityRevoked:  {codes.Unauthenticated, "the connection's identity no longer holds"},
+	TokenInvalid:     {codes.Unauthenticated, "the user's token is not accepted"},
+	TokenExpired:     {codes.Unauthenticated, "the user's token has expired; call again with a fresh one"},
+	TokenUnverified:  {codes.Unavailable, "the user's token cannot be verified now; retry later"},
 	PolicyDenied:     {codes.PermissionDenied, "the policy does not allow this"},
 	CallerBlocked:    {codes.PermissionDenied, "the caller is blocked"},
 	QuotaRequests:    {codes.ResourceExhausted, "request quota exhausted"},

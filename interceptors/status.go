@@ -64,6 +64,17 @@ func (c *Call) finish(err error) *Refusal {
 	if c.place != nil {
 		c.place.Close()
 	}
+	if c.connection != nil {
+		c.connection.finish(c)
+	}
+	if c.userEnd != nil {
+		c.userEnd.Stop()
+	}
+	// An answer that is ready does not leave either: who may no longer be here gets
+	// none.
+	if refusal := c.forced(); refusal != nil {
+		return refusal
+	}
 	if err == nil {
 		return nil
 	}

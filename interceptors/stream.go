@@ -51,8 +51,12 @@ func newGatedStream(c *Chain, call *Call, ss grpc.ServerStream, info *grpc.Strea
 // Context is the call's context, by which CallFromContext finds the call.
 func (s *gatedStream) Context() context.Context { return s.call.ctx }
 
-// SendMsg sends a message and counts it.
+// SendMsg sends a message and counts it. To who may no longer be here it sends
+// none.
 func (s *gatedStream) SendMsg(m any) error {
+	if refusal := s.call.forced(); refusal != nil {
+		return refusal
+	}
 	if err := s.ServerStream.SendMsg(m); err != nil {
 		return err
 	}

@@ -12,9 +12,11 @@ import (
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/emptypb"
 
@@ -89,6 +91,9 @@ type world struct {
 	chain    *interceptors.Chain
 	cfg      interceptors.Config
 	policy   atomic.Pointer[policy.Index]
+	shadow   atomic.Pointer[policy.Index]
+	source   *identitytest.Source
+	tls      *identity.ServerCredentials // nil if insecure
 	// ahead is how far the gates' clock is ahead.
 	ahead atomic.Int64
 }
@@ -98,6 +103,7 @@ type worldOptions struct {
 	without  []string // stages taken out of the chain
 	insecure bool     // no TLS
 	maxCall  time.Duration
+	users    interceptors.UserVerifier
 }
 
 func newWorld(tb testing.TB, opts worldOptions) *world {
@@ -130,6 +136,8 @@ func newWorld(tb testing.TB, opts worldOptions) *world {
 		Quota:             quota.New(quota.Config{}),
 		Audit:             w.audit,
 		Digester:          digester,
+		Shadow:            w.shadow.Load,
+		Users:             opts.users,
 		Log:               log,
 		MaxMessageBytes:   maxMessage,
 		MaxCallDuration:   opts.maxCall,
@@ -143,15 +151,16 @@ func newWorld(tb testing.TB, opts worldOptions) *world {
 	}
 	creds := insecure.NewCredentials()
 	if !opts.insecure {
-		creds, err = identity.NewServerCredentials(
-			identitytest.NewSource(w.ca.SVID(tb, identity.ServerPath), w.ca.Bundle()),
-			identity.ServerConfig{
-				TrustDomains: []spiffeid.TrustDomain{w.ca.TrustDomain()},
-				Refused:      func(identity.Refusal) {},
-			})
+		w.source = identitytest.NewSource(w.ca.SVID(tb, identity.ServerPath), w.ca.Bundle())
+		w.tls, err = identity.NewServerCredentials(w.source, identity.ServerConfig{
+			TrustDomains: []spiffeid.TrustDomain{w.ca.TrustDomain()},
+			Admit:        w.admit,
+			Refused:      func(identity.Refusal) {},
+		})
 		if err != nil {
 			tb.Fatal(err)
 		}
+		creds = w.tls
 	}
 	srv, err := server.New(server.Config{
 		Credentials: creds,
@@ -186,7 +195,14 @@ func newWorld(tb testing.TB, opts worldOptions) *world {
 	return w
 }
 
+// setPolicy puts a policy in force for what comes; what is open follows when it
+// is rechecked.
 func (w *world) setPolicy(tb testing.TB, yaml string) {
+	tb.Helper()
+	w.policy.Store(compile(tb, yaml))
+}
+
+func compile(tb testing.TB, yaml string) *policy.Index {
 	tb.Helper()
 	p, err := policy.Parse([]byte(yaml), "policy.yaml")
 	if err != nil {
@@ -196,7 +212,17 @@ func (w *world) setPolicy(tb testing.TB, yaml string) {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	w.policy.Store(ix)
+	return ix
+}
+
+// admit lets nobody in whom the policy blocks. Tests that need a blocked caller to
+// reach the gates block it after it has connected.
+func (w *world) admit(caller *identity.Caller, peer net.Addr) error {
+	d := w.policy.Load().MayEver(policy.Request{Caller: caller.ID, Address: interceptors.PeerAddress(peer), Action: policy.None})
+	if d.Outcome == policy.CallerBlocked || d.Outcome == policy.AddressBlocked {
+		return errors.New(d.Detail)
+	}
+	return nil
 }
 
 // creds are the credentials of a workload of the world's trust domain.
@@ -223,6 +249,31 @@ func (w *world) dial(tb testing.TB, path string, opts ...grpc.DialOption) *grpc.
 	}
 	tb.Cleanup(func() { _ = conn.Close() })
 	return conn
+}
+
+// dialWith connects with the source's SVID.
+func (w *world) dialWith(tb testing.TB, source *identitytest.Source) *grpc.ClientConn {
+	tb.Helper()
+	creds, err := identity.NewClientCredentials(source, identity.DefaultServer())
+	if err != nil {
+		tb.Fatal(err)
+	}
+	conn, err := grpc.NewClient(w.address, grpc.WithTransportCredentials(creds))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { _ = conn.Close() })
+	return conn
+}
+
+// reasonOf is the reason of a refusal; empty if it has none.
+func reasonOf(st *status.Status) interceptors.Reason {
+	for _, d := range st.Details() {
+		if info, ok := d.(*errdetails.ErrorInfo); ok {
+			return interceptors.Reason(info.GetReason())
+		}
+	}
+	return ""
 }
 
 // recorded returns the records of calls that match. A call that was answered has
@@ -275,6 +326,13 @@ var faultService = grpc.ServiceDesc{
 			<-ctx.Done()
 			return nil, ctx.Err()
 		}},
+		{MethodName: "Slow", Handler: func(_ any, ctx context.Context, dec func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+			if err := dec(&emptypb.Empty{}); err != nil {
+				return nil, err
+			}
+			<-ctx.Done() // and answers all the same
+			return &emptypb.Empty{}, nil
+		}},
 	},
 	Streams: []grpc.StreamDesc{
 		{StreamName: "PanicStream", ServerStreams: true, ClientStreams: true, Handler: func(_ any, ss grpc.ServerStream) error {
@@ -301,7 +359,7 @@ var faultService = grpc.ServiceDesc{
 
 func faultMethods() []interceptors.Method {
 	var out []interceptors.Method
-	for _, name := range []string{"Panic", "Foreign", "Hang", "PanicStream", "ForeignStream", "HangStream"} {
+	for _, name := range []string{"Panic", "Foreign", "Hang", "Slow", "PanicStream", "ForeignStream", "HangStream"} {
 		out = append(out, interceptors.Method{
 			FullMethod: "/sallyport.test.Faults/" + name,
 			Action:     policy.Introspect,

@@ -20,6 +20,9 @@ type Metrics struct {
 	gates      prometheus.Histogram
 	model      *prometheus.HistogramVec
 	handshakes prometheus.Counter
+	revoked    prometheus.Counter
+	rechecked  prometheus.Counter
+	shadow     *prometheus.CounterVec
 }
 
 // Sources are the values that metrics read when they are asked for. Each must
@@ -35,10 +38,23 @@ type Sources struct {
 	ModelFailures    func() int
 	PolicyGeneration func() uint64
 	PolicyStale      func() bool
+	Connections      func() int
+	// ShadowGeneration is 0 if there is no shadow policy.
+	ShadowGeneration func() uint64
+	// WorkloadAPIAway tells whether the Workload API does not answer.
+	WorkloadAPIAway func() bool
 }
 
 // NewMetrics returns metrics in a registry of their own.
 func NewMetrics(src Sources) *Metrics {
+	truth := func(value func() bool) func() float64 {
+		return func() float64 {
+			if value() {
+				return 1
+			}
+			return 0
+		}
+	}
 	fast := prometheus.ExponentialBuckets(1e-6, 4, 11)
 	m := &Metrics{
 		registry: prometheus.NewRegistry(),
@@ -63,6 +79,15 @@ func NewMetrics(src Sources) *Metrics {
 		handshakes: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "sallyport_handshakes_refused_total", Help: "Connections refused in the TLS handshake.",
 		}),
+		revoked: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "sallyport_connections_revoked_total", Help: "Open connections that were ended because their identity no longer held.",
+		}),
+		rechecked: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "sallyport_calls_revoked_total", Help: "Open RPCs that were ended because a new policy does not allow them.",
+		}),
+		shadow: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "sallyport_shadow_differences_total", Help: "Decisions that the shadow policy would have made otherwise, by what it would do.",
+		}, []string{"would"}),
 	}
 	gauge := func(name, help string, value func() float64) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, value)
@@ -71,7 +96,7 @@ func NewMetrics(src Sources) *Metrics {
 		return prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help}, func() float64 { return float64(value()) })
 	}
 	m.registry.MustRegister(
-		m.calls, m.rows, m.duration, m.gates, m.model, m.handshakes,
+		m.calls, m.rows, m.duration, m.gates, m.model, m.handshakes, m.revoked, m.rechecked, m.shadow,
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		gauge("sallyport_svid_expiry_timestamp_seconds", "When the server's own X.509-SVID ends.",
@@ -91,13 +116,17 @@ func NewMetrics(src Sources) *Metrics {
 		gauge("sallyport_policy_generation", "Generation of the policy in force.",
 			func() float64 { return float64(src.PolicyGeneration()) }),
 		gauge("sallyport_policy_stale", "1 while the policy file is bad and an older policy is in force.",
-			func() float64 {
-				if src.PolicyStale() {
-					return 1
-				}
-				return 0
-			}),
+			truth(src.PolicyStale)),
+		gauge("sallyport_shadow_generation", "Generation of the shadow policy; 0 if there is none.",
+			func() float64 { return float64(src.ShadowGeneration()) }),
+		gauge("sallyport_connections", "Connections open now.",
+			func() float64 { return float64(src.Connections()) }),
+		gauge("sallyport_workload_api_away", "1 while the Workload API does not answer and the server goes on with the identity it has.",
+			truth(src.WorkloadAPIAway)),
 	)
+	for _, would := range []string{shadowAllow, shadowDeny} {
+		m.shadow.WithLabelValues(would)
+	}
 	return m
 }
 
@@ -117,7 +146,22 @@ func (m *Metrics) Observe(o interceptors.Outcome) {
 	if o.Rows > 0 {
 		m.rows.WithLabelValues(o.Model).Add(float64(o.Rows))
 	}
+	if o.ShadowAllow > 0 {
+		m.shadow.WithLabelValues(shadowAllow).Add(float64(o.ShadowAllow))
+	}
+	if o.ShadowDeny > 0 {
+		m.shadow.WithLabelValues(shadowDeny).Add(float64(o.ShadowDeny))
+	}
 }
+
+// What a shadow policy would do.
+const shadowAllow, shadowDeny = "allow", "deny"
+
+// ConnectionsRevoked counts open connections that were ended.
+func (m *Metrics) ConnectionsRevoked(n int) { m.revoked.Add(float64(n)) }
+
+// CallsRevoked counts open RPCs that a new policy ended.
+func (m *Metrics) CallsRevoked(n int) { m.rechecked.Add(float64(n)) }
 
 // HandshakeRefused counts one refused connection.
 func (m *Metrics) HandshakeRefused() { m.handshakes.Inc() }

@@ -38,7 +38,7 @@ type Bounds struct {
 	HandshakeTimeout time.Duration
 	// MaxConnectionIdle closes a connection without RPCs; 5 min.
 	MaxConnectionIdle time.Duration
-	// MaxConnectionAge asks a connection to move; 1 h. Its RPCs go on.
+	// MaxConnectionAge asks a connection to move; 15 min. Its RPCs go on.
 	MaxConnectionAge time.Duration
 	// DrainTimeout bounds the wait for open RPCs at the end; 15 s.
 	DrainTimeout time.Duration
@@ -50,7 +50,7 @@ func (b Bounds) withDefaults() Bounds {
 	def(&b.MaxHeaderBytes, 16<<10)
 	def(&b.HandshakeTimeout, 10*time.Second)
 	def(&b.MaxConnectionIdle, 5*time.Minute)
-	def(&b.MaxConnectionAge, time.Hour)
+	def(&b.MaxConnectionAge, 15*time.Minute)
 	def(&b.DrainTimeout, 15*time.Second)
 	return b
 }

@@ -48,6 +48,13 @@ func parseConfig(data []byte, path string) (*configv1.Server, error) {
 		}
 	}
 	resolve(&cfg.Policy.File)
+	resolve(&cfg.Policy.ShadowFile)
+	for _, issuer := range cfg.GetIdentity().GetUsers().GetOidc() {
+		resolve(&issuer.CaFile)
+		if f, ok := issuer.GetKeys().(*configv1.OIDCIssuer_JwksFile); ok {
+			resolve(&f.JwksFile)
+		}
+	}
 	resolve(&cfg.Models.Directory)
 	resolve(&cfg.Audit.Directory)
 	if rt := cfg.GetRuntime(); rt != nil {

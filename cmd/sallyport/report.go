@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/sallyport/sallyport/identity"
-	"github.com/sallyport/sallyport/interceptors/policy"
 	"github.com/sallyport/sallyport/interceptors/quota"
 	"github.com/sallyport/sallyport/server"
 	"github.com/sallyport/sallyport/server/model"
@@ -41,6 +40,10 @@ func (p *process) announce() {
 	ix := p.policy.Load()
 	p.event("policy generation %d in force, sha256:%s", ix.Generation(), ix.Digest())
 	p.log.Info("policy", slog.Uint64("generation", ix.Generation()), slog.String("digest", ix.Digest()))
+	if shadow := p.shadowPolicy(); shadow != nil {
+		p.event("shadow policy generation %d, sha256:%s", shadow.Generation(), shadow.Digest())
+		p.log.Info("shadow policy", slog.Uint64("generation", shadow.Generation()), slog.String("digest", shadow.Digest()))
+	}
 	p.checkIdentity()
 	p.log.Info("serving", slog.String("address", p.listener.Addr().String()), slog.String("admin", p.admin.Addr().String()),
 		slog.String("build", build), slog.String("onnxruntime", p.runtime.Version()))
@@ -155,16 +158,10 @@ func (p *process) sources(limiter *quota.Limiter) server.Sources {
 		ModelFailures:    func() int { return len(p.models.Failures()) },
 		PolicyGeneration: func() uint64 { return p.policy.Load().Generation() },
 		PolicyStale:      func() bool { return p.policy.LastError() != nil },
+		Connections:      func() int { return p.creds.Connections() },
+		ShadowGeneration: p.shadowGeneration,
+		WorkloadAPIAway:  func() bool { return false }, // TODO
 	}
-}
-
-// policyReloaded records what became of a changed policy file; the store logs.
-func (p *process) policyReloaded(e policy.Event) {
-	if e.Err != nil {
-		p.event("policy refused, generation %d stays in force: %v", e.Generation, e.Err)
-		return
-	}
-	p.event("policy generation %d in force, sha256:%s", e.Generation, e.Digest)
 }
 
 // modelChanged records what became of a changed model; the repository logs.

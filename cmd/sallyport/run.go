@@ -23,6 +23,10 @@ func (p *process) run(ctx context.Context, hangups <-chan os.Signal) error {
 	serving, cut := context.WithCancelCause(ctx)
 	background.Go(func() { p.policy.Run(working) })
 	background.Go(func() { p.models.Run(working) })
+	background.Go(func() { p.followIdentity(working) })
+	if p.shadow != nil {
+		background.Go(func() { p.shadow.Run(working) })
+	}
 	background.Go(func() {
 		err := server.ServeAdmin(working, p.admin, append(p.checks, p.server.Draining()), p.metrics.Gatherer())
 		if err != nil {

@@ -32,6 +32,8 @@ type process struct {
 	log      *slog.Logger
 	source   *identity.Source
 	policy   *policy.Store
+	shadow   *policy.Store // nil if there is none
+	creds    *identity.ServerCredentials
 	audit    *audit.Log
 	runtime  *onnx.Runtime
 	models   *model.Repository
@@ -69,6 +71,11 @@ func assemble(ctx context.Context, cfg *configv1.Server, log *slog.Logger) (_ *p
 	}
 	if p.policy, err = policy.NewStore(cfg.GetPolicy().GetFile(), log, p.policyReloaded); err != nil {
 		return nil, usage(err)
+	}
+	if file := cfg.GetPolicy().GetShadowFile(); file != "" {
+		if p.shadow, err = policy.NewStore(file, log.With(slog.String("policy", "shadow")), p.shadowReloaded); err != nil {
+			return nil, usage(fmt.Errorf("policy.shadow_file: %w", err))
+		}
 	}
 	key, err := secret(cfg.GetAudit().GetDigestKey())
 	if err != nil {
@@ -142,6 +149,8 @@ func assemble(ctx context.Context, cfg *configv1.Server, log *slog.Logger) (_ *p
 		Quota:             limiter,
 		Audit:             p.audit,
 		Digester:          digester,
+		Users:             p.userVerifier(),
+		Shadow:            p.shadowPolicy,
 		Log:               log,
 		MaxMessageBytes:   maxMessage,
 		MaxCallDuration:   callLimit,
@@ -152,17 +161,16 @@ func assemble(ctx context.Context, cfg *configv1.Server, log *slog.Logger) (_ *p
 	}
 
 	p.refusals = newHandshakes(p.audit, p.metrics, log)
-	creds, err := identity.NewServerCredentials(p.source, identity.ServerConfig{
+	if p.creds, err = identity.NewServerCredentials(p.source, identity.ServerConfig{
 		TrustDomains: p.domains,
 		Admit:        p.admit,
 		Refused:      p.refusals.refused,
-	})
-	if err != nil {
+	}); err != nil {
 		return nil, err
 	}
 	p.checks = p.readiness()
 	if p.server, err = server.New(server.Config{
-		Credentials: creds,
+		Credentials: p.creds,
 		Chain:       p.chain,
 		Register: func(r grpc.ServiceRegistrar) {
 			inferencev1.RegisterPredictionServiceServer(r, service)

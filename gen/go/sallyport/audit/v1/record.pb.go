@@ -132,8 +132,9 @@ type Record struct {
 	// On whose behalf the workload called; absent if for itself, or if no token
 	// proved it.
 	User *User `protobuf:"bytes,24,opt,name=user,proto3" json:"user,omitempty"`
-	// SHA-256 of the policy file that decided; empty if none did.
-	PolicyDigest []byte `protobuf:"bytes,25,opt,name=policy_digest,json=policyDigest,proto3" json:"policy_digest,omitempty"`
+	// SHA-256 of the policy file that decided, lower-case hexadecimal; empty if none
+	// did.
+	PolicyDigest string `protobuf:"bytes,25,opt,name=policy_digest,json=policyDigest,proto3" json:"policy_digest,omitempty"`
 	// How the policy decided on the last message, for example "NOT_GRANTED"; empty
 	// if it did not come to that.
 	Decision string `protobuf:"bytes,26,opt,name=decision,proto3" json:"decision,omitempty"`
@@ -341,11 +342,11 @@ func (x *Record) GetUser() *User {
 	return nil
 }
 
-func (x *Record) GetPolicyDigest() []byte {
+func (x *Record) GetPolicyDigest() string {
 	if x != nil {
 		return x.PolicyDigest
 	}
-	return nil
+	return ""
 }
 
 func (x *Record) GetDecision() string {
@@ -429,8 +430,8 @@ func (x *User) GetExpiry() *timestamppb.Timestamp {
 // Shadow is what a policy decided that is not in force.
 type Shadow struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// SHA-256 of the policy file.
-	PolicyDigest []byte `protobuf:"bytes,1,opt,name=policy_digest,json=policyDigest,proto3" json:"policy_digest,omitempty"`
+	// SHA-256 of the policy file, lower-case hexadecimal.
+	PolicyDigest string `protobuf:"bytes,1,opt,name=policy_digest,json=policyDigest,proto3" json:"policy_digest,omitempty"`
 	// Decisions that would have allowed what was refused.
 	WouldAllow uint64 `protobuf:"varint,2,opt,name=would_allow,json=wouldAllow,proto3" json:"would_allow,omitempty"`
 	// Decisions that would have refused what was allowed.
@@ -473,11 +474,11 @@ func (*Shadow) Descriptor() ([]byte, []int) {
 	return file_sallyport_audit_v1_record_proto_rawDescGZIP(), []int{2}
 }
 
-func (x *Shadow) GetPolicyDigest() []byte {
+func (x *Shadow) GetPolicyDigest() string {
 	if x != nil {
 		return x.PolicyDigest
 	}
-	return nil
+	return ""
 }
 
 func (x *Shadow) GetWouldAllow() uint64 {
@@ -603,7 +604,7 @@ const file_sallyport_audit_v1_record_proto_rawDesc = "" +
 	"\arefused\x18\x16 \x03(\v2'.sallyport.audit.v1.Record.RefusedEntryR\arefused\x12!\n" +
 	"\finput_digest\x18\x17 \x01(\fR\vinputDigest\x12,\n" +
 	"\x04user\x18\x18 \x01(\v2\x18.sallyport.audit.v1.UserR\x04user\x12#\n" +
-	"\rpolicy_digest\x18\x19 \x01(\fR\fpolicyDigest\x12\x1a\n" +
+	"\rpolicy_digest\x18\x19 \x01(\tR\fpolicyDigest\x12\x1a\n" +
 	"\bdecision\x18\x1a \x01(\tR\bdecision\x122\n" +
 	"\x06shadow\x18\x1b \x01(\v2\x1a.sallyport.audit.v1.ShadowR\x06shadow\x1a:\n" +
 	"\fRefusedEntry\x12\x10\n" +
@@ -614,7 +615,7 @@ const file_sallyport_audit_v1_record_proto_rawDesc = "" +
 	"\asubject\x18\x02 \x01(\tR\asubject\x122\n" +
 	"\x06expiry\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x06expiry\"\xa1\x01\n" +
 	"\x06Shadow\x12#\n" +
-	"\rpolicy_digest\x18\x01 \x01(\fR\fpolicyDigest\x12\x1f\n" +
+	"\rpolicy_digest\x18\x01 \x01(\tR\fpolicyDigest\x12\x1f\n" +
 	"\vwould_allow\x18\x02 \x01(\x04R\n" +
 	"wouldAllow\x12\x1d\n" +
 	"\n" +

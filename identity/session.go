@@ -1,0 +1,126 @@
+package identity
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
+)
+
+// Why a session has ended, in Session.Err.
+var (
+	// ErrExpired: the peer's SVID has expired.
+	ErrExpired = errors.New("the SVID has expired")
+	// ErrRevoked: the peer would no longer be let in. It wraps why.
+	ErrRevoked = errors.New("the identity no longer holds")
+)
+
+// farewell is how long a connection stays open after its session has ended, for
+// the last words of its RPCs. Nothing that arrives in it is served.
+const farewell = 200 * time.Millisecond
+
+// Session is one live connection of a server, from its handshake until its
+// identity ends or it is closed. It is safe for concurrent use.
+type Session struct {
+	caller *Caller
+	raw    net.Conn
+	certs  []*x509.Certificate
+	// bundle verified the caller the last time.
+	bundle atomic.Pointer[x509bundle.Bundle]
+	// ctx is done when the session has ended; its cause is why.
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	expiry *time.Timer
+}
+
+// Caller is who is at the other end.
+func (s *Session) Caller() *Caller { return s.caller }
+
+// Peer is the address at the other end.
+func (s *Session) Peer() net.Addr { return s.raw.RemoteAddr() }
+
+// Err is nil while the session goes on. Then it is ErrExpired, wraps ErrRevoked,
+// or is net.ErrClosed if the connection was closed for another reason.
+func (s *Session) Err() error {
+	if s.ctx.Err() == nil {
+		return nil
+	}
+	return context.Cause(s.ctx)
+}
+
+// AfterEnd runs f once, on a goroutine of its own, when the session has ended; at
+// once if it has.
+func (s *Session) AfterEnd(f func()) { context.AfterFunc(s.ctx, f) }
+
+// end ends the session and, a little later, its connection, on raw: closing TLS
+// properly would wait for a peer that does not read.
+func (s *Session) end(why error) {
+	s.cancel(why)
+	time.AfterFunc(farewell, func() { _ = s.raw.Close() })
+}
+
+// sessions are the live connections of a server.
+type sessions struct {
+	mu   sync.Mutex // guards live
+	live map[*Session]struct{}
+}
+
+// begin adds the session of a connection over raw, which end ends.
+func (ss *sessions) begin(caller *Caller, raw net.Conn, certs []*x509.Certificate, bundle *x509bundle.Bundle) *Session {
+	s := &Session{caller: caller, raw: raw, certs: certs}
+	s.bundle.Store(bundle)
+	s.ctx, s.cancel = context.WithCancelCause(context.Background())
+	s.expiry = time.AfterFunc(time.Until(caller.NotAfter), func() { s.end(ErrExpired) })
+	ss.mu.Lock()
+	defer ss.mu.Unlock()
+	if ss.live == nil {
+		ss.live = make(map[*Session]struct{})
+	}
+	ss.live[s] = struct{}{}
+	return s
+}
+
+// finish ends the session because its connection is closed.
+func (ss *sessions) finish(s *Session) {
+	s.expiry.Stop()
+	s.cancel(net.ErrClosed)
+	ss.mu.Lock()
+	defer ss.mu.Unlock()
+	delete(ss.live, s)
+}
+
+// count is how many sessions live now.
+func (ss *sessions) count() int {
+	ss.mu.Lock()
+	defer ss.mu.Unlock()
+	return len(ss.live)
+}
+
+// all are the sessions that live now.
+func (ss *sessions) all() []*Session {
+	ss.mu.Lock()
+	defer ss.mu.Unlock()
+	all := make([]*Session, 0, len(ss.live))
+	for s := range ss.live {
+		all = append(all, s)
+	}
+	return all
+}
+
+// sessionConn is the connection of a session, which ends with it.
+type sessionConn struct {
+	net.Conn
+	session  *Session
+	sessions *sessions
+}
+
+// Close closes the connection and ends the session.
+func (c *sessionConn) Close() error {
+	c.sessions.finish(c.session)
+	return c.Conn.Close()
+}

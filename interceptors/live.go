@@ -1,0 +1,125 @@
+package interceptors
+
+import (
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/sallyport/sallyport/identity"
+	"github.com/sallyport/sallyport/interceptors/policy"
+)
+
+// live knows the open calls of every connection, so that they end when their
+// right to go on does: also one that waits for a message that does not come.
+type live struct {
+	connections sync.Map // *identity.Session → *connection
+}
+
+// connection is the open calls of one connection.
+type connection struct {
+	mu    sync.Mutex // guards what follows
+	calls map[*Call]struct{}
+	ended *Refusal // why no call may be open any more; nil while the session goes on
+}
+
+// begin takes a call that arrived on the session's connection. It ends with the
+// session.
+func (l *live) begin(call *Call, session *identity.Session) {
+	found, ok := l.connections.Load(session)
+	if !ok {
+		if found, ok = l.connections.LoadOrStore(session, &connection{calls: make(map[*Call]struct{})}); !ok {
+			session.AfterEnd(func() {
+				l.connections.Delete(session)
+				found.(*connection).end(session.Err())
+			})
+		}
+	}
+	c := found.(*connection)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ended != nil {
+		call.end(c.ended)
+		return
+	}
+	call.connection = c
+	c.calls[call] = struct{}{}
+}
+
+// finish forgets a call that has ended.
+func (c *connection) finish(call *Call) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.calls, call)
+}
+
+// end ends every call because the session has ended.
+func (c *connection) end(why error) {
+	refusal := sessionEnded(why)
+	if refusal == nil {
+		return // the transport ends the calls of a closed connection itself
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ended = refusal
+	for call := range c.calls {
+		call.end(refusal)
+	}
+}
+
+// sessionEnded is the refusal that belongs to Session.Err; nil if the session
+// goes on or its connection was just closed.
+func sessionEnded(err error) *Refusal {
+	switch {
+	case errors.Is(err, identity.ErrExpired):
+		return &Refusal{Reason: IdentityExpired, Cause: err}
+	case errors.Is(err, identity.ErrRevoked):
+		return &Refusal{Reason: IdentityRevoked, Cause: err}
+	}
+	return nil
+}
+
+// open are the calls that are open now.
+func (l *live) open() []*Call {
+	var open []*Call
+	l.connections.Range(func(_, value any) bool {
+		c := value.(*connection)
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		for call := range c.calls {
+			open = append(open, call)
+		}
+		return true
+	})
+	return open
+}
+
+// Recheck asks the policy of now about every open call, as if its last message
+// came again, and ends those that it no longer allows. It returns how many that
+// are. Whoever puts another policy in force calls it.
+func (c *Chain) Recheck() int {
+	index, now, ended := c.cfg.Policy(), c.cfg.Now(), 0
+	for _, call := range c.live.open() {
+		if call.recheck(index, now) {
+			ended++
+		}
+	}
+	return ended
+}
+
+// recheck ends the call if the policy no longer allows it, and tells whether.
+func (call *Call) recheck(index *policy.Index, now time.Time) bool {
+	call.mu.Lock()
+	defer call.mu.Unlock()
+	if call.decision.Outcome != policy.Allowed {
+		return false // not yet at the gates, or refused
+	}
+	request := call.request
+	request.Time = now
+	d := decide(index, request)
+	if d.Allowed {
+		return false
+	}
+	call.decision, call.decidedBy = d, index
+	call.end(denied(d, true))
+	return true
+}
