@@ -105,8 +105,15 @@ func newCall(ctx context.Context, fullMethod string, now time.Time) *Call {
 // that comes holds.
 func (c *Call) end(refusal *Refusal) { c.cancel(refusal) }
 
-// forced is the refusal that end was given; nil if the call was left alone.
+// forced is why the call must not go on: what end was given, or that its
+// connection's session has ended; nil if it may.
 func (c *Call) forced() *Refusal {
+	if c.session != nil {
+		// The session tells its calls a moment later.
+		if refusal := sessionEnded(c.session.Err()); refusal != nil {
+			return refusal
+		}
+	}
 	if c.ctx.Err() == nil {
 		return nil
 	}

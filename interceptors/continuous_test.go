@@ -286,3 +286,53 @@ roles:
 		})
 	}
 }
+
+// In the time that an ended connection has for its last words nothing new is
+// served on it.
+func TestNoNewCallAfterTheIdentity(t *testing.T) {
+	w := newWorld(t, worldOptions{})
+	conn := w.dial(t, "/clinic/triage")
+	client := inferencev1.NewPredictionServiceClient(conn)
+	if _, err := client.Predict(t.Context(), good()); err != nil {
+		t.Fatal(err)
+	}
+	if n := interceptors.OpenCalls(w.chain, inferencev1.PredictionService_Predict_FullMethodName); n != 0 {
+		t.Errorf("%d calls are remembered after their end", n)
+	}
+	w.source.SetBundles()
+	if n := len(w.tls.Recheck()); n != 1 {
+		t.Fatalf("%d sessions ended", n)
+	}
+	_, err := client.Predict(t.Context(), good())
+	if st := status.Convert(err); st.Code() != codes.Unauthenticated || reasonOf(st) != interceptors.IdentityRevoked {
+		t.Errorf("answered with %v", err)
+	}
+	if records := w.recorded(t, func(r *auditv1.Record) bool { return r.GetReason() != "" }); len(records) != 1 {
+		t.Errorf("records %v", records)
+	}
+}
+
+// A message that meets a block before the recheck does is refused like it.
+func TestMessageOfABlockedCaller(t *testing.T) {
+	w := newWorld(t, worldOptions{})
+	stream, err := inferencev1.NewPredictionServiceClient(w.dial(t, "/clinic/triage")).PredictStream(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := stream.Send(openStream("breast-cancer")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := stream.Recv(); err != nil {
+		t.Fatal(err)
+	}
+	w.setPolicy(t, worldPolicy+"blocked: [{callers: ['spiffe://sallyport.test/clinic/triage'], reason: stolen key}]\n")
+	if err := stream.Send(&inferencev1.PredictStreamRequest{Message: &inferencev1.PredictStreamRequest_Batch{
+		Batch: &inferencev1.StreamBatch{Sequence: 1, Inputs: good().GetInputs()},
+	}}); err != nil {
+		t.Fatal(err)
+	}
+	_, err = stream.Recv()
+	if st := status.Convert(err); st.Code() != codes.Unauthenticated || reasonOf(st) != interceptors.IdentityRevoked {
+		t.Errorf("answered with %v", err)
+	}
+}
