@@ -4,7 +4,6 @@ import (
 	"context"
 	"log/slog"
 
-	"github.com/sallyport/sallyport/interceptors"
 	"github.com/sallyport/sallyport/interceptors/policy"
 )
 
@@ -75,9 +74,4 @@ func (p *process) shadowGeneration() uint64 {
 		return 0
 	}
 	return p.shadow.Generation()
-}
-
-// TODO
-func (p *process) userVerifier() interceptors.UserVerifier {
-	return nil
 }

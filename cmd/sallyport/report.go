@@ -107,7 +107,13 @@ func (p *process) readiness() []server.Check {
 				}
 				return nil
 			},
-			Note: func() string { return "until " + p.source.NotAfter().UTC().Format(time.RFC3339) },
+			Note: func() string {
+				note := "until " + p.source.NotAfter().UTC().Format(time.RFC3339)
+				if since, err := p.source.Away(); !since.IsZero() {
+					note += fmt.Sprintf(", Workload API away since %s: %v", since.UTC().Format(time.RFC3339), err)
+				}
+				return note
+			},
 		},
 		{
 			Name: "audit",
@@ -160,7 +166,7 @@ func (p *process) sources(limiter *quota.Limiter) server.Sources {
 		PolicyStale:      func() bool { return p.policy.LastError() != nil },
 		Connections:      func() int { return p.creds.Connections() },
 		ShadowGeneration: p.shadowGeneration,
-		WorkloadAPIAway:  func() bool { return false }, // TODO
+		WorkloadAPIAway:  func() bool { since, _ := p.source.Away(); return !since.IsZero() },
 	}
 }
 

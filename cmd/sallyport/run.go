@@ -108,6 +108,9 @@ func (p *process) close(ctx context.Context) error {
 	if p.runtime != nil {
 		end("runtime", p.runtime.Close())
 	}
+	if p.users != nil {
+		end("users", p.users.Close())
+	}
 	if p.source != nil {
 		end("identity", p.source.Close())
 	}

@@ -17,6 +17,7 @@ import (
 	configv1 "github.com/sallyport/sallyport/gen/go/sallyport/config/v1"
 	inferencev1 "github.com/sallyport/sallyport/gen/go/sallyport/inference/v1"
 	"github.com/sallyport/sallyport/identity"
+	"github.com/sallyport/sallyport/identity/usertoken"
 	"github.com/sallyport/sallyport/interceptors"
 	"github.com/sallyport/sallyport/interceptors/audit"
 	"github.com/sallyport/sallyport/interceptors/policy"
@@ -32,7 +33,8 @@ type process struct {
 	log      *slog.Logger
 	source   *identity.Source
 	policy   *policy.Store
-	shadow   *policy.Store // nil if there is none
+	shadow   *policy.Store       // nil if there is none
+	users    *usertoken.Verifier // nil if no user's token is taken
 	creds    *identity.ServerCredentials
 	audit    *audit.Log
 	runtime  *onnx.Runtime
@@ -100,6 +102,9 @@ func assemble(ctx context.Context, cfg *configv1.Server, log *slog.Logger) (_ *p
 	if err := checkPlaces(cfg); err != nil {
 		return nil, usage(err)
 	}
+	if p.users, err = openUsers(ctx, cfg.GetIdentity().GetUsers(), jwtBundles{p}, log); err != nil {
+		return nil, usage(fmt.Errorf("identity.users: %w", err))
+	}
 
 	if p.audit, err = audit.Open(audit.Config{
 		Dir:          cfg.GetAudit().GetDirectory(),
@@ -113,6 +118,7 @@ func assemble(ctx context.Context, cfg *configv1.Server, log *slog.Logger) (_ *p
 	if p.source, err = identity.Open(ctx, identity.Config{
 		WorkloadAPI:  cfg.GetIdentity().GetWorkloadApi(),
 		StartTimeout: cfg.GetIdentity().GetStartTimeout().AsDuration(),
+		JWTBundles:   cfg.GetIdentity().GetUsers().GetJwtSvid() != nil,
 		Log:          log,
 	}); err != nil {
 		return nil, fmt.Errorf("identity: %w", err)
