@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"golang.org/x/time/rate"
 	"google.golang.org/grpc/codes"
@@ -94,9 +95,9 @@ func handshakeReason(r identity.Refusal) string {
 	switch {
 	case errors.As(r.Err, &blocked):
 		return string(interceptors.CallerBlocked)
-	case errors.As(r.Err, &invalid) && invalid.Reason == x509.Expired:
+	case errors.As(r.Err, &invalid) && invalid.Reason == x509.Expired && time.Now().After(invalid.Cert.NotAfter):
 		return string(interceptors.IdentityExpired)
-	case errors.Is(r.Err, io.EOF), errors.Is(r.Err, os.ErrDeadlineExceeded), errors.Is(r.Err, syscall.ECONNRESET):
+	case errors.Is(r.Err, io.EOF), errors.Is(r.Err, io.ErrUnexpectedEOF), errors.Is(r.Err, os.ErrDeadlineExceeded), errors.Is(r.Err, syscall.ECONNRESET):
 		return "HANDSHAKE_UNFINISHED"
 	case errors.As(r.Err, &alert) && alert.Op == "remote error":
 		return "SERVER_REJECTED"

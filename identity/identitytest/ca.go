@@ -9,7 +9,9 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/pem"
 	"net/url"
+	"os"
 	"testing"
 	"time"
 
@@ -145,4 +147,42 @@ func create(tb testing.TB, template, parent *x509.Certificate, public crypto.Pub
 		tb.Fatal(err)
 	}
 	return cert
+}
+
+// LoadCA is the authority whose key and certificate are in a PEM file, as package
+// devauthority keeps them: to issue what it would not.
+func LoadCA(tb testing.TB, path string) *CA {
+	tb.Helper()
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	ca := new(CA)
+	for block, rest := pem.Decode(raw); block != nil && ca.cert == nil; block, rest = pem.Decode(rest) {
+		switch block.Type {
+		case "PRIVATE KEY":
+			key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+			if err != nil {
+				tb.Fatal(err)
+			}
+			ca.key, _ = key.(crypto.Signer)
+		case "CERTIFICATE":
+			if ca.cert, err = x509.ParseCertificate(block.Bytes); err != nil {
+				tb.Fatal(err)
+			}
+		}
+	}
+	if ca.key == nil || ca.cert == nil {
+		tb.Fatalf("%s has no key and certificate", path)
+	}
+	ca.td, err = spiffeid.TrustDomainFromURI(ca.cert.URIs[0])
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return ca
+}
+
+// Own is the authority's own certificate with its key, as if it were an SVID.
+func (ca *CA) Own() *x509svid.SVID {
+	return &x509svid.SVID{ID: ca.td.ID(), Certificates: []*x509.Certificate{ca.cert}, PrivateKey: ca.key}
 }
