@@ -25,27 +25,32 @@ type Config struct {
 	// SPIFFE_ENDPOINT_SOCKET, or the path of a unix socket. Empty: what
 	// SPIFFE_ENDPOINT_SOCKET says.
 	WorkloadAPI string
-	// StartTimeout is how long Open waits for the first SVID; 30 s if zero.
+	// StartTimeout is how long Open waits for the first SVID, and the first JWT
+	// bundles if they are wanted; 30 s if zero.
 	StartTimeout time.Duration
+	// JWTBundles asks for the bundles that verify JWT-SVIDs, too.
+	JWTBundles bool
 	// Log gets updates and troubles; nothing is logged if it is nil.
 	Log *slog.Logger
 }
 
 // Source holds the newest X.509-SVID and bundles of the SPIFFE Workload API. It
-// is safe for concurrent use; no method but Open and Close blocks. While the
-// Workload API is away the source goes on with what it has.
+// is safe for concurrent use; no method but Open, Close and FetchJWTSVID blocks.
+// While the Workload API is away or issues nothing to this process any more, the
+// source goes on with what it has, and says so (Away).
 type Source struct {
-	client  *workloadapi.Client
-	watcher *watcher
-	cancel  context.CancelFunc
-	done    chan struct{} // closed when the goroutine has ended
-	close   func() error
+	client   *workloadapi.Client
+	watcher  *watcher
+	jwt      *jwtWatcher // without a watch unless JWT bundles are wanted
+	cancel   context.CancelFunc
+	watching sync.WaitGroup
+	close    func() error
 }
 
 var _ X509Source = (*Source)(nil)
 
 // Open connects to the Workload API and blocks until it has issued the first
-// SVID, ctx is done or StartTimeout has passed. Its error names the address and
+// SVID, and JWT bundles if they are wanted, ctx is done or StartTimeout has passed. Its error names the address and
 // what to look at. The caller closes the source.
 func Open(ctx context.Context, cfg Config) (*Source, error) {
 	addr, err := workloadAPIAddress(cfg.WorkloadAPI)
@@ -57,46 +62,48 @@ func Open(ctx context.Context, cfg Config) (*Source, error) {
 		return nil, fmt.Errorf("SPIFFE Workload API at %s: %w", addr, err)
 	}
 	watchCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	log := cmp.Or(cfg.Log, slog.New(slog.DiscardHandler))
 	s := &Source{
 		client:  client,
-		watcher: &watcher{log: cmp.Or(cfg.Log, slog.New(slog.DiscardHandler)), started: make(chan struct{})},
+		watcher: &watcher{absence: absence{log: log, what: "X.509-SVID"}, started: make(chan struct{})},
+		jwt:     newJWTWatcher(log),
 		cancel:  cancel,
-		done:    make(chan struct{}),
 	}
 	s.close = sync.OnceValue(s.shutdown)
-	go s.watch(watchCtx)
+	s.watching.Go(func() {
+		keepWatching(watchCtx, func(ctx context.Context) error { return client.WatchX509Context(ctx, s.watcher) }, s.watcher.note)
+	})
+	if cfg.JWTBundles {
+		s.watching.Go(func() {
+			keepWatching(watchCtx, func(ctx context.Context) error { return client.WatchJWTBundles(ctx, s.jwt) },
+				func(err error) { s.jwt.failed(err, time.Time{}) })
+		})
+	} else {
+		s.jwt.started() // nothing to wait for
+	}
 
 	timeout := cmp.Or(cfg.StartTimeout, 30*time.Second)
 	timer := time.NewTimer(timeout)
 	defer timer.Stop()
-	select {
-	case <-s.watcher.started:
-		return s, nil
-	case <-ctx.Done():
-		err = ctx.Err()
-	case <-timer.C:
-		last := s.watcher.lastError()
-		err = fmt.Errorf("no identity within %v: %s", timeout, diagnose(ctx, addr, last))
-	}
-	return nil, errors.Join(fmt.Errorf("SPIFFE Workload API at %s: %w", addr, err), s.Close())
-}
-
-func (s *Source) watch(ctx context.Context) {
-	defer close(s.done)
-	for {
-		// It retries by itself, but gives up for good when the answer is Canceled or
-		// InvalidArgument, as an agent that is shutting down may give.
-		err := s.client.WatchX509Context(ctx, s.watcher)
-		if ctx.Err() != nil {
-			return
-		}
-		s.watcher.log.WarnContext(ctx, "watch of the SPIFFE Workload API ended, starting it anew", slog.Any("error", err))
+	for _, wait := range []struct {
+		started chan struct{}
+		what    string
+		from    *absence
+	}{
+		{s.watcher.started, "identity", &s.watcher.absence},
+		{s.jwt.wait, "JWT bundles", &s.jwt.absence},
+	} {
 		select {
-		case <-time.After(time.Second):
+		case <-wait.started:
+			continue
 		case <-ctx.Done():
-			return
+			err = ctx.Err()
+		case <-timer.C:
+			err = fmt.Errorf("no %s within %v: %s", wait.what, timeout, diagnose(ctx, addr, wait.from.err()))
 		}
+		return nil, errors.Join(fmt.Errorf("SPIFFE Workload API at %s: %w", addr, err), s.Close())
 	}
+	return s, nil
 }
 
 // Close ends the watch and waits for it. The other methods then return errors,
@@ -105,7 +112,7 @@ func (s *Source) Close() error { return s.close() }
 
 func (s *Source) shutdown() error {
 	s.cancel()
-	<-s.done
+	s.watching.Wait()
 	if old := s.watcher.current.Swap(nil); old != nil {
 		close(old.replaced)
 	}
@@ -134,6 +141,16 @@ func (s *Source) GetX509BundleForTrustDomain(td spiffeid.TrustDomain) (*x509bund
 	return now.bundles.GetX509BundleForTrustDomain(td)
 }
 
+// GetX509Context returns the newest SVID and all bundles, as they came together.
+// They belong to the source: do not change them.
+func (s *Source) GetX509Context() (*x509svid.SVID, *x509bundle.Set, error) {
+	now := s.watcher.current.Load()
+	if now == nil {
+		return nil, nil, errClosed
+	}
+	return now.svid, now.bundles, nil
+}
+
 // TrustDomains are those that the source has a bundle of, sorted; none when it
 // is closed.
 func (s *Source) TrustDomains() []spiffeid.TrustDomain {
@@ -158,7 +175,7 @@ func (s *Source) NotAfter() time.Time {
 	return now.svid.Certificates[0].NotAfter
 }
 
-// Updated returns a channel that is closed at the next update of SVID or
+// Updated returns a channel that is closed at the next update of SVID or X.509
 // bundles, or when the source is closed. Ask for it before reading what is to be
 // watched, so that no update is missed.
 func (s *Source) Updated() <-chan struct{} {
@@ -180,10 +197,9 @@ type snapshot struct {
 
 // watcher is the receiving end of the watch, run by its one goroutine.
 type watcher struct {
-	log     *slog.Logger
+	absence
 	started chan struct{} // closed with the first snapshot
 	current atomic.Pointer[snapshot]
-	last    atomic.Pointer[error]
 }
 
 // OnX509ContextUpdate puts the update in the place of the one before.
@@ -195,6 +211,7 @@ func (w *watcher) OnX509ContextUpdate(update *workloadapi.X509Context) {
 	} else {
 		close(w.started)
 	}
+	w.ended()
 	leaf := next.svid.Certificates[0]
 	w.log.LogAttrs(context.Background(), slog.LevelInfo, "identity received",
 		slog.String("id", next.svid.ID.String()),
@@ -203,22 +220,17 @@ func (w *watcher) OnX509ContextUpdate(update *workloadapi.X509Context) {
 		slog.Int("bundles", next.bundles.Len()))
 }
 
-// OnX509ContextWatchError keeps and logs the trouble; the watch goes on.
+// OnX509ContextWatchError keeps and says the trouble; the watch goes on.
 func (w *watcher) OnX509ContextWatchError(err error) {
-	if status.Code(err) == codes.Canceled {
-		return // Close, or logged by the loop that starts the watch anew
+	if status.Code(err) != codes.Canceled { // Close, or told by keepWatching
+		w.note(err)
 	}
-	w.last.Store(&err)
-	attrs := []slog.Attr{slog.Any("error", err)}
-	if now := w.current.Load(); now != nil {
-		attrs = append(attrs, slog.Time("identity_expires", now.svid.Certificates[0].NotAfter))
-	}
-	w.log.LogAttrs(context.Background(), slog.LevelWarn, "SPIFFE Workload API does not answer, trying again", attrs...)
 }
 
-func (w *watcher) lastError() error {
-	if err := w.last.Load(); err != nil {
-		return *err
+func (w *watcher) note(err error) {
+	var expires time.Time
+	if now := w.current.Load(); now != nil {
+		expires = now.svid.Certificates[0].NotAfter
 	}
-	return nil
+	w.failed(err, expires)
 }

@@ -240,34 +240,59 @@ func (a *agent) FetchX509SVID(_ *workload.X509SVIDRequest, stream grpc.ServerStr
 	return nil
 }
 
-func TestSourceDoesNotGiveUp(t *testing.T) {
+// TestOpenWantsJWTBundles: an agent without the JWT profile cannot give what was
+// asked for.
+func TestOpenWantsJWTBundles(t *testing.T) {
+	t.Parallel()
+	socket := serveAgent(t, &agent{code: codes.Unavailable, answer: answer(t)})
+	_, err := identity.Open(t.Context(), identity.Config{WorkloadAPI: socket, StartTimeout: 2 * time.Second, JWTBundles: true})
+	if err == nil || !strings.Contains(err.Error(), "no JWT bundles within 2s") {
+		t.Errorf("error %v", err)
+	}
+}
+
+// answer is an update of a Workload API.
+func answer(t *testing.T) *workload.X509SVIDResponse {
 	ca := identitytest.NewCA(t, "sallyport.test")
 	cert, key, err := ca.SVID(t, "/clinic/triage").MarshalRaw()
 	if err != nil {
 		t.Fatal(err)
 	}
+	return &workload.X509SVIDResponse{Svids: []*workload.X509SVID{{
+		SpiffeId: clinic.String(), X509Svid: cert, X509SvidKey: key,
+		Bundle: ca.Bundle().X509Authorities()[0].Raw,
+	}}}
+}
+
+// serveAgent returns the socket of a Workload API.
+func serveAgent(t *testing.T, a *agent) string {
+	t.Helper()
+	socket := filepath.Join(shortDir(t), "agent.sock")
+	listener, err := new(net.ListenConfig).Listen(t.Context(), "unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := grpc.NewServer()
+	workload.RegisterSpiffeWorkloadAPIServer(s, a)
+	var serving sync.WaitGroup
+	serving.Go(func() { _ = s.Serve(listener) })
+	t.Cleanup(func() {
+		s.Stop()
+		serving.Wait()
+	})
+	return socket
+}
+
+func TestSourceDoesNotGiveUp(t *testing.T) {
+	update := answer(t)
 	for _, code := range []codes.Code{codes.Canceled, codes.InvalidArgument} {
 		t.Run(code.String(), func(t *testing.T) {
 			t.Parallel()
-			socket := filepath.Join(shortDir(t), "agent.sock")
-			listener, err := new(net.ListenConfig).Listen(t.Context(), "unix", socket)
-			if err != nil {
-				t.Fatal(err)
+			socket := serveAgent(t, &agent{code: code, answer: update})
+			src := open(t, identity.Config{WorkloadAPI: socket, StartTimeout: 10 * time.Second})
+			if since, err := src.Away(); !since.IsZero() || err != nil {
+				t.Errorf("away since %v: %v", since, err)
 			}
-			s := grpc.NewServer()
-			workload.RegisterSpiffeWorkloadAPIServer(s, &agent{code: code, answer: &workload.X509SVIDResponse{
-				Svids: []*workload.X509SVID{{
-					SpiffeId: clinic.String(), X509Svid: cert, X509SvidKey: key,
-					Bundle: ca.Bundle().X509Authorities()[0].Raw,
-				}},
-			}})
-			var serving sync.WaitGroup
-			serving.Go(func() { _ = s.Serve(listener) })
-			t.Cleanup(func() {
-				s.Stop()
-				serving.Wait()
-			})
-			open(t, identity.Config{WorkloadAPI: socket, StartTimeout: 10 * time.Second})
 		})
 	}
 }
@@ -291,5 +316,8 @@ func TestSourceClosed(t *testing.T) {
 	}
 	if len(src.TrustDomains()) != 0 || !src.NotAfter().IsZero() {
 		t.Error("a closed source still has something")
+	}
+	if _, _, err := src.GetX509Context(); err == nil {
+		t.Error("SVID and bundles from a closed source")
 	}
 }

@@ -46,9 +46,11 @@ func newDev() *cobra.Command {
 Everything is kept under one directory:
   DIR/workloads/NAME.sock  the Workload API of one workload: server, clinic and
                            ward-batch (which have roles), intern (which has
-                           none) and outsider (of another trust domain)
+                           none), partner (of a federated trust domain, with a
+                           role) and outsider (of one that is not federated)
   DIR/sallyport.yaml       the server's configuration
   DIR/policy.yaml          who may do what
+  DIR/policy_cases.yaml    what it must decide, for policy test
   DIR/models               the model repository
   DIR/audit                the audit log
   DIR/authority            the authority's keys
@@ -155,7 +157,7 @@ func layOut(flags devFlags) error {
 	if err := os.MkdirAll(flags.dir, 0o700); err != nil {
 		return err
 	}
-	for _, name := range []string{"sallyport.yaml", "policy.yaml"} {
+	for _, name := range []string{"sallyport.yaml", "policy.yaml", "policy_cases.yaml"} {
 		content, err := flags.render(name)
 		if err != nil {
 			return err

@@ -10,6 +10,8 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"go.uber.org/goleak"
+
+	"github.com/sallyport/sallyport/identity/devauthority"
 )
 
 func TestMain(m *testing.M) {
@@ -33,6 +35,7 @@ func (l leakFree) Run() int {
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata",
+		WorkdirRoot:         shortTemp(t),
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 		UpdateScripts:       os.Getenv("UPDATE_GOLDEN") != "",
@@ -45,6 +48,16 @@ func TestScripts(t *testing.T) {
 			// auditlog DIR: write an audit log, the same bytes every time.
 			"auditlog": func(ts *testscript.TestScript, _ bool, args []string) {
 				ts.Check(appendLog(ts.MkAbs(args[0]), sampleRecords()...))
+			},
+			// calllog DIR POLICY: write an audit log of calls that the policy decided on.
+			"calllog": func(ts *testscript.TestScript, _ bool, args []string) {
+				ts.Check(appendLog(ts.MkAbs(args[0]), decidedCalls(ts.ReadFile(args[1]))...))
+			},
+			// authority DIR: start a development authority until the script ends.
+			"authority": func(ts *testscript.TestScript, _ bool, args []string) {
+				a, err := devauthority.Start(devauthority.Config{Dir: ts.MkAbs(args[0]), Workloads: devauthority.DefaultWorkloads()})
+				ts.Check(err)
+				ts.Defer(func() { ts.Check(a.Close()) })
 			},
 			// exits CODE COMMAND...: run a command that must end with the code.
 			"exits": func(ts *testscript.TestScript, _ bool, args []string) {
@@ -70,4 +83,15 @@ func TestScripts(t *testing.T) {
 			},
 		},
 	})
+}
+
+// shortTemp is a temporary folder in whose path a unix socket's name fits.
+func shortTemp(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "sp")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
 }

@@ -13,7 +13,6 @@ import (
 	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
 	"github.com/spiffe/go-spiffe/v2/proto/spiffe/workload"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
-	"github.com/spiffe/go-spiffe/v2/svid/jwtsvid"
 	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
 	"github.com/spiffe/go-spiffe/v2/workloadapi"
 	"go.uber.org/goleak"
@@ -97,10 +96,11 @@ func TestDefaultWorkloads(t *testing.T) {
 		dns      []string
 		domains  []string
 	}{
-		{"server", "spiffe://sallyport.test/sallyport", []string{"localhost"}, []string{"sallyport.test"}},
+		{"server", "spiffe://sallyport.test/sallyport", []string{"localhost"}, []string{"partner.test", "sallyport.test"}},
 		{"clinic", "spiffe://sallyport.test/clinic/triage", nil, []string{"sallyport.test"}},
 		{"ward-batch", "spiffe://sallyport.test/ward/batch", nil, []string{"sallyport.test"}},
 		{"intern", "spiffe://sallyport.test/intern", nil, []string{"sallyport.test"}},
+		{"partner", "spiffe://partner.test/lab/batch", nil, []string{"partner.test", "sallyport.test"}},
 		{"outsider", "spiffe://elsewhere.test/outsider", nil, []string{"elsewhere.test", "sallyport.test"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -209,6 +209,24 @@ func TestStandardRefusals(t *testing.T) {
 		_, err := c.FetchJWTSVID(ctx, &workload.JWTSVIDRequest{Audience: []string{"x"}})
 		return err
 	}
+	jwtBundles := func(ctx context.Context, c workload.SpiffeWorkloadAPIClient) error {
+		stream, err := c.FetchJWTBundles(ctx, new(workload.JWTBundlesRequest))
+		if err == nil {
+			_, err = stream.Recv()
+		}
+		return err
+	}
+	validate := func(ctx context.Context, c workload.SpiffeWorkloadAPIClient) error {
+		_, err := c.ValidateJWTSVID(ctx, &workload.ValidateJWTSVIDRequest{Audience: "x", Svid: "y"})
+		return err
+	}
+	wit := func(ctx context.Context, c workload.SpiffeWorkloadAPIClient) error {
+		stream, err := c.FetchWITSVID(ctx, new(workload.WITSVIDRequest))
+		if err == nil {
+			_, err = stream.Recv()
+		}
+		return err
+	}
 	for _, tt := range []struct {
 		name, socket string
 		header       []string
@@ -221,9 +239,15 @@ func TestStandardRefusals(t *testing.T) {
 		{"SVID with two headers", "clinic", []string{"true", "true"}, svid, codes.InvalidArgument},
 		{"bundles without header", "clinic", nil, bundles, codes.InvalidArgument},
 		{"JWT without header", "clinic", nil, jwt, codes.InvalidArgument},
-		{"JWT", "clinic", []string{"true"}, jwt, codes.Unimplemented},
+		{"JWT", "clinic", []string{"true"}, jwt, codes.OK},
 		{"SVID of nobody", "nobody", []string{"true"}, svid, codes.PermissionDenied},
 		{"bundles of nobody", "nobody", []string{"true"}, bundles, codes.PermissionDenied},
+		{"JWT of nobody", "nobody", []string{"true"}, jwt, codes.PermissionDenied},
+		{"JWT bundles of nobody", "nobody", []string{"true"}, jwtBundles, codes.PermissionDenied},
+		{"JWT bundles without header", "clinic", nil, jwtBundles, codes.InvalidArgument},
+		{"JWT bundles", "clinic", []string{"true"}, jwtBundles, codes.OK},
+		{"validation by nobody", "nobody", []string{"true"}, validate, codes.PermissionDenied},
+		{"WIT", "clinic", []string{"true"}, wit, codes.Unimplemented},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
@@ -235,9 +259,5 @@ func TestStandardRefusals(t *testing.T) {
 				t.Errorf("answer %v, want %v", err, tt.want)
 			}
 		})
-	}
-	_, err := client(t, a, "clinic").FetchJWTSVID(t.Context(), jwtsvid.Params{Audience: "x"})
-	if status.Code(err) != codes.Unimplemented {
-		t.Errorf("JWT-SVID: %v", err)
 	}
 }

@@ -27,8 +27,15 @@ type ca struct {
 	td   spiffeid.TrustDomain
 	key  crypto.Signer
 	cert *x509.Certificate
-	// older are the certificates of CAs before this one that still hold.
-	older []*x509.Certificate
+	// older are the certificates of CAs before this one that are still in the
+	// bundle.
+	older []formerCA
+}
+
+// formerCA is a CA that no longer signs.
+type formerCA struct {
+	cert   *x509.Certificate
+	leaves time.Time // the bundle; not after it expires
 }
 
 // openCA loads the CA of a trust domain from dir. It makes and stores a new one
@@ -39,19 +46,40 @@ func openCA(dir string, td spiffeid.TrustDomain, now time.Time) (*ca, error) {
 	if err != nil {
 		return nil, err
 	}
-	if old != nil && now.Add(caLifetime/4).Before(old.cert.NotAfter) {
-		return old, nil
+	var fresh *ca
+	switch {
+	case old == nil:
+		fresh, err = newCA(td, now)
+	case now.Add(caLifetime / 4).Before(old.cert.NotAfter):
+		return old.without(now), nil
+	default:
+		fresh, err = old.rotated(now, caLifetime)
 	}
-	fresh, err := newCA(td, now)
 	if err != nil {
 		return nil, fmt.Errorf("new CA of %s: %w", td, err)
 	}
-	if old != nil {
-		fresh.older = slices.DeleteFunc(append([]*x509.Certificate{old.cert}, old.older...), func(c *x509.Certificate) bool {
-			return !now.Before(c.NotAfter)
-		})
-	}
 	return fresh, storeCA(path, fresh)
+}
+
+// rotated is a new CA in whose bundle the old one stays for keep.
+func (c *ca) rotated(now time.Time, keep time.Duration) (*ca, error) {
+	fresh, err := newCA(c.td, now)
+	if err != nil {
+		return nil, err
+	}
+	leaves := now.Add(keep)
+	if c.cert.NotAfter.Before(leaves) {
+		leaves = c.cert.NotAfter
+	}
+	fresh.older = append([]formerCA{{c.cert, leaves}}, c.older...)
+	return fresh.without(now), nil
+}
+
+// without is the CA without the older ones whose time has come.
+func (c *ca) without(now time.Time) *ca {
+	next := *c
+	next.older = slices.DeleteFunc(slices.Clone(c.older), func(f formerCA) bool { return !now.Before(f.leaves) })
+	return &next
 }
 
 func newCA(td spiffeid.TrustDomain, now time.Time) (*ca, error) {
@@ -84,7 +112,7 @@ func newCA(td spiffeid.TrustDomain, now time.Time) (*ca, error) {
 func (c *ca) bundle() []byte {
 	der := slices.Clone(c.cert.Raw)
 	for _, old := range c.older {
-		der = append(der, old.Raw...)
+		der = append(der, old.cert.Raw...)
 	}
 	return der
 }

@@ -23,12 +23,14 @@ func TestPermissions(t *testing.T) {
 	}
 	start(t, devauthority.Config{Dir: dir})
 	for path, want := range map[string]fs.FileMode{
-		"workloads":                    0o700 | fs.ModeDir,
-		"workloads/server.sock":        0o600 | fs.ModeSocket,
-		"workloads/outsider.sock":      0o600 | fs.ModeSocket,
-		"authority":                    0o700 | fs.ModeDir,
-		"authority/sallyport.test.pem": 0o600,
-		"authority/elsewhere.test.pem": 0o600,
+		"workloads":                        0o700 | fs.ModeDir,
+		"workloads/server.sock":            0o600 | fs.ModeSocket,
+		"workloads/outsider.sock":          0o600 | fs.ModeSocket,
+		"authority":                        0o700 | fs.ModeDir,
+		"authority/sallyport.test.pem":     0o600,
+		"authority/elsewhere.test.pem":     0o600,
+		"authority/sallyport.test+jwt.pem": 0o600,
+		"workloads/partner.sock":           0o600 | fs.ModeSocket,
 	} {
 		info, err := os.Stat(filepath.Join(dir, path))
 		if err != nil {
@@ -82,6 +84,8 @@ func TestStartFails(t *testing.T) {
 		{"no folder", devauthority.Config{Workloads: one}, "no folder"},
 		{"no workloads", devauthority.Config{Dir: "d"}, "no workloads"},
 		{"negative TTL", devauthority.Config{Dir: "d", Workloads: one, TTL: -1}, "negative"},
+		{"negative TTL of tokens", devauthority.Config{Dir: "d", Workloads: one, JWTTTL: -1}, "negative"},
+		{"federation with nobody", devauthority.Config{Dir: "d", Workloads: []devauthority.Workload{{Name: "x", ID: id, FederatesWith: make([]spiffeid.TrustDomain, 1)}}}, "without a name"},
 		{"name with a path", devauthority.Config{Dir: "d", Workloads: []devauthority.Workload{{Name: "../x", ID: id}}}, `"../x"`},
 		{"name twice", devauthority.Config{Dir: "d", Workloads: append(one, one...)}, "named twice"},
 		{"ID without path", devauthority.Config{Dir: "d", Workloads: []devauthority.Workload{{Name: "x", ID: home.ID()}}}, "names a trust domain"},

@@ -12,81 +12,136 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 )
 
 // A CA is stored in one file, so that key and certificate cannot part: its
-// private key, its certificate, then the older certificates, all PEM.
+// private key, its certificate, then the older certificates, all PEM. The JWT
+// keys have another: the private key, then the older public ones. Of what is
+// older a header says when it leaves the bundle.
+
+const leavesHeader = "Leaves-Bundle"
 
 func statePath(dir string, td spiffeid.TrustDomain) string {
 	return filepath.Join(dir, td.Name()+".pem")
 }
 
+// jwtStatePath has a sign that no trust domain's name can have: it is not the
+// statePath of another one.
+func jwtStatePath(dir string, td spiffeid.TrustDomain) string {
+	return filepath.Join(dir, td.Name()+"+jwt.pem")
+}
+
 // loadCA reads a CA; nil if there is no file.
-func loadCA(path string, td spiffeid.TrustDomain) (*ca, error) {
+func loadCA(path string, td spiffeid.TrustDomain) (c *ca, err error) {
+	err = load(path, "CA", func(raw []byte) (err error) {
+		c, err = parseCA(raw, td)
+		return err
+	})
+	return c, err
+}
+
+// load reads a file with private keys, if it is there. What names what is in it.
+func load(path, what string, parse func([]byte) error) error {
 	f, err := os.Open(path) //nolint:gosec // in the folder of the authority
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+		return nil
 	}
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer func() { _ = f.Close() }()
 	info, err := f.Stat()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if mode := info.Mode().Perm(); mode&0o077 != 0 {
-		return nil, fmt.Errorf("CA key %s is open to other users (mode %#o): chmod 600 it, or remove it for a new CA if one of them may have read it", path, mode)
+		return fmt.Errorf("%s key %s is open to other users (mode %#o): chmod 600 it, or remove it for a new %s if one of them may have read it", what, path, mode, what)
 	}
 	raw, err := io.ReadAll(f)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	c, err := parseCA(raw, td)
-	if err != nil {
-		return nil, fmt.Errorf("CA key %s is damaged: %w; put a good copy there, or remove it for a new CA", path, err)
+	if err := parse(raw); err != nil {
+		return fmt.Errorf("%s key %s is damaged: %w; put a good copy there, or remove it for a new %s", what, path, err, what)
 	}
-	return c, nil
+	return nil
+}
+
+// blocks calls f for each PEM block of raw.
+func blocks(raw []byte, f func(*pem.Block) error) error {
+	for len(bytes.TrimSpace(raw)) > 0 {
+		block, rest := pem.Decode(raw)
+		if block == nil {
+			return errors.New("not PEM to its end")
+		}
+		raw = rest
+		if err := f(block); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// leaves is when what is in the block leaves the bundle; zero if it does not say.
+func leaves(block *pem.Block) (time.Time, error) {
+	text, there := block.Headers[leavesHeader]
+	if !there {
+		return time.Time{}, nil
+	}
+	return time.Parse(time.RFC3339Nano, text)
+}
+
+func leaving(at time.Time) map[string]string {
+	return map[string]string{leavesHeader: at.UTC().Format(time.RFC3339Nano)}
 }
 
 func parseCA(raw []byte, td spiffeid.TrustDomain) (*ca, error) {
 	c := &ca{td: td}
-	var certs []*x509.Certificate
-	for len(bytes.TrimSpace(raw)) > 0 {
-		block, rest := pem.Decode(raw)
-		if block == nil {
-			return nil, errors.New("not PEM to its end")
-		}
-		raw = rest
+	err := blocks(raw, func(block *pem.Block) error {
 		switch block.Type {
 		case "PRIVATE KEY":
 			key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
 			if err != nil {
-				return nil, err
+				return err
 			}
 			var ok bool
 			if c.key, ok = key.(crypto.Signer); !ok {
-				return nil, fmt.Errorf("a key of type %T cannot sign", key)
+				return fmt.Errorf("a key of type %T cannot sign", key)
 			}
 		case "CERTIFICATE":
 			cert, err := x509.ParseCertificate(block.Bytes)
 			if err != nil {
-				return nil, err
+				return err
 			}
-			certs = append(certs, cert)
+			if c.cert == nil {
+				c.cert = cert
+				return nil
+			}
+			at, err := leaves(block)
+			if err != nil {
+				return err
+			}
+			if at.IsZero() || cert.NotAfter.Before(at) {
+				at = cert.NotAfter
+			}
+			c.older = append(c.older, formerCA{cert, at})
 		default:
-			return nil, fmt.Errorf("unknown block %q", block.Type)
+			return fmt.Errorf("unknown block %q", block.Type)
 		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
 	}
 	switch {
 	case c.key == nil:
 		return nil, errors.New("no private key in it")
-	case len(certs) == 0:
+	case c.cert == nil:
 		return nil, errors.New("no certificate in it")
 	}
-	c.cert, c.older = certs[0], certs[1:]
 	public, ok := c.key.Public().(*ecdsa.PublicKey)
 	switch {
 	case !ok || !public.Equal(c.cert.PublicKey):
@@ -107,8 +162,11 @@ func storeCA(path string, c *ca) error {
 	if err := pem.Encode(&buf, &pem.Block{Type: "PRIVATE KEY", Bytes: key}); err != nil {
 		return err
 	}
-	for _, cert := range append([]*x509.Certificate{c.cert}, c.older...) {
-		if err := pem.Encode(&buf, &pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw}); err != nil {
+	if err := pem.Encode(&buf, &pem.Block{Type: "CERTIFICATE", Bytes: c.cert.Raw}); err != nil {
+		return err
+	}
+	for _, old := range c.older {
+		if err := pem.Encode(&buf, &pem.Block{Type: "CERTIFICATE", Headers: leaving(old.leaves), Bytes: old.cert.Raw}); err != nil {
 			return err
 		}
 	}
