@@ -45,6 +45,7 @@ func (c *Chain) authorize(call *Call, request policy.Request, begun bool) error 
 	d := decide(call.index, request)
 	call.mu.Lock()
 	call.request, call.decision, call.decidedBy = request, d, call.index
+	call.rowsReceived += request.Rows
 	call.shadow.compare(c.cfg.Shadow(), request, d)
 	call.mu.Unlock()
 	if !d.Allowed {

@@ -37,7 +37,6 @@ func (c *Chain) meter(call *Call, m *Message) error {
 	rows := max(m.Subject.Rows, 0)
 	call.mu.Lock()
 	defer call.mu.Unlock()
-	call.rowsReceived += rows
 	reservation, err := c.cfg.Quota.Reserve(call.Caller.ID.String(), call.grant.Key, quota.Limits(call.grant.Limits), rows)
 	if err != nil {
 		return exceeded(err)

@@ -167,6 +167,7 @@ func (c *Chain) recordOf(call *Call, refusal *Refusal) *auditv1.Record {
 	if ix := call.decidedBy; ix != nil {
 		rec.PolicyGeneration, rec.PolicyDigest = ix.Generation(), ix.Digest()
 		rec.Decision = call.decision.Outcome.String()
+		rec.Action = call.request.Action.String() // which a message may have waived
 	}
 	rec.Shadow = call.shadow.record(&b.shadow)
 	return rec
