@@ -50,14 +50,15 @@ type Source struct {
 var _ X509Source = (*Source)(nil)
 
 // Open connects to the Workload API and blocks until it has issued the first
-// SVID, and JWT bundles if they are wanted, ctx is done or StartTimeout has passed. Its error names the address and
-// what to look at. The caller closes the source.
+// SVID, and JWT bundles if they are wanted, ctx is done or StartTimeout has
+// passed. Its error names the address and what to look at. The caller closes the
+// source.
 func Open(ctx context.Context, cfg Config) (*Source, error) {
 	addr, err := workloadAPIAddress(cfg.WorkloadAPI)
 	if err != nil {
 		return nil, err
 	}
-	client, err := workloadapi.New(ctx, workloadapi.WithAddr(addr))
+	client, err := workloadapi.New(ctx, append(retrying(), workloadapi.WithAddr(addr))...)
 	if err != nil {
 		return nil, fmt.Errorf("SPIFFE Workload API at %s: %w", addr, err)
 	}

@@ -321,3 +321,18 @@ func TestSourceClosed(t *testing.T) {
 		t.Error("SVID and bundles from a closed source")
 	}
 }
+
+// The agent is looked for often, however long it has been away.
+func TestRetry(t *testing.T) {
+	wait := identity.NewBackoff()
+	var got []time.Duration
+	for range 7 {
+		got = append(got, wait.Next())
+	}
+	wait.Reset()
+	got = append(got, wait.Next())
+	want := []time.Duration{1e9, 2e9, 3e9, 4e9, 5e9, 5e9, 5e9, 1e9}
+	if !slices.Equal(got, want) {
+		t.Errorf("waits %v, want %v", got, want)
+	}
+}
