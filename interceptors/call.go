@@ -159,7 +159,9 @@ func CallFromContext(ctx context.Context) *Call {
 // May tells whether the caller may do the action on the model, by the policy
 // that let the call in. For the RPC's own goroutine.
 func (c *Call) May(action policy.Action, model string) bool {
-	return c.index.Decide(c.policyRequest(action, model)).Allowed
+	request := c.policyRequest(action, model)
+	request.Time = c.request.Time // this goroutine alone writes it
+	return c.index.Decide(request).Allowed
 }
 
 // MaxRows is the most rows that the caller may put into one message. For the

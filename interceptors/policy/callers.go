@@ -46,12 +46,23 @@ func (p pattern) matches(id spiffeid.ID) bool {
 type scope struct {
 	parent *scope // nil if no wider pattern matches
 	roles  []*role
+	// onBehalf are the roles that need a user as well.
+	onBehalf []bound
+	// alone is whether a role of this scope or a parent needs no user.
+	alone bool
 	// actions are those that a role of this scope or a parent allows on any
-	// model; None is among them if there is such a role at all.
+	// model, users and conditions left aside; None is among them if there is such a
+	// role at all.
 	actions actions
 	blocked string // why, here or in a parent; empty if not blocked
 
-	grants sync.Map // *class or Action → *Grant, nil if no role allows; see Index.grant
+	plans sync.Map // *class or Action → *plan; see Index.plan
+}
+
+// bound is a role with what it needs of the user.
+type bound struct {
+	role *role
+	user *requirement
 }
 
 // node is a trust domain or a segment of a path in the tree of patterns.
@@ -140,12 +151,17 @@ func (s *scope) inherit(wider *scope) *scope {
 	default:
 		s.parent = wider
 		s.actions = s.actions.union(wider.actions)
+		s.alone = wider.alone
 		if s.blocked == "" {
 			s.blocked = wider.blocked
 		}
 	}
 	for _, r := range s.roles {
 		s.actions = s.actions.union(r.actions)
+		s.alone = true
+	}
+	for _, b := range s.onBehalf {
+		s.actions = s.actions.union(b.role.actions)
 	}
 	return s
 }

@@ -24,6 +24,7 @@ func Compile(p *configv1.Policy) (*Index, error) {
 		},
 		bound: make(map[string]string),
 	}
+	c.conditions(p)
 	for i, r := range p.GetRoles() {
 		c.role(i, r)
 	}
@@ -45,7 +46,8 @@ func Compile(p *configv1.Policy) (*Index, error) {
 
 type compiler struct {
 	ix     *Index
-	bound  map[string]string // role and pattern → where they were bound
+	bound  map[string]string // role, pattern and user → where they were bound
+	whens  map[string]compiled
 	faults []error
 }
 
@@ -54,7 +56,7 @@ func (c *compiler) fault(format string, args ...any) {
 }
 
 func (c *compiler) role(i int, p *configv1.Role) {
-	r := &role{name: p.GetName(), limits: newLimits(p.GetLimits()), classes: make(map[*class]struct{})}
+	r := &role{name: p.GetName(), limits: newLimits(p.GetLimits()), classes: make(map[*class][]when)}
 	if r.name == "" {
 		c.fault("roles[%d]: the role has no name", i)
 	}
@@ -66,17 +68,26 @@ func (c *compiler) role(i int, p *configv1.Role) {
 			i, r.limits.MaxRowsPerRequest, r.limits.RowBurst)
 	}
 	c.ix.roles[r.name] = r
-	c.allow(r, None, "*", fmt.Sprintf("roles[%d]", i))
+	c.allow(r, None, "*", nil, fmt.Sprintf("roles[%d]", i))
 	for j, rule := range p.GetRules() {
 		at := fmt.Sprintf("roles[%d].rules[%d]", i, j)
+		var on *when
+		if rule.GetWhen() != "" {
+			made := c.whens[rule.GetWhen()]
+			if made.err != nil {
+				c.fault("%s.when: %w", at, made.err)
+				continue
+			}
+			on = &when{rule: j, condition: made.condition}
+		}
 		for _, action := range rule.GetActions() {
 			switch action {
 			case configv1.Action_PREDICT, configv1.Action_PREDICT_STREAM, configv1.Action_DESCRIBE:
 				for k, model := range rule.GetModels() {
-					c.allow(r, Action(action), model, fmt.Sprintf("%s.models[%d]", at, k)) //nolint:gosec // the cases fit
+					c.allow(r, Action(action), model, on, fmt.Sprintf("%s.models[%d]", at, k)) //nolint:gosec // the cases fit
 				}
 			case configv1.Action_INTROSPECT:
-				c.allow(r, Introspect, "*", at)
+				c.allow(r, Introspect, "*", on, at)
 			default:
 				c.fault("%s: unknown action %d", at, action)
 			}
@@ -84,20 +95,35 @@ func (c *compiler) role(i int, p *configv1.Role) {
 	}
 }
 
-func (c *compiler) allow(r *role, a Action, model, at string) {
+// allow adds to the role what a rule allows; on is nil if it does so always.
+func (c *compiler) allow(r *role, a Action, model string, on *when, at string) {
 	class, err := c.ix.models[a].add(model)
 	if err != nil {
 		c.fault("%s: %w", at, err)
 		return
 	}
 	r.actions = r.actions.with(a)
-	r.classes[class] = struct{}{}
+	conditions, known := r.classes[class]
+	switch {
+	case on == nil:
+		r.classes[class] = nil
+	case !known || len(conditions) > 0:
+		r.classes[class] = append(conditions, *on)
+	}
 }
 
 func (c *compiler) binding(i int, b *configv1.Binding) {
 	r := c.ix.roles[b.GetRole()]
 	if r == nil {
 		c.fault("bindings[%d]: there is no role %q", i, b.GetRole())
+	}
+	user, err := newRequirement(b.GetUser())
+	if err != nil {
+		c.fault("bindings[%d].user: %w", i, err)
+	}
+	of := ""
+	if user != nil {
+		of = " for a user of " + user.String()
 	}
 	for j, caller := range b.GetCallers() {
 		at := fmt.Sprintf("bindings[%d].callers[%d]", i, j)
@@ -106,14 +132,18 @@ func (c *compiler) binding(i int, b *configv1.Binding) {
 			c.fault("%s: %w", at, err)
 			continue
 		}
-		key := b.GetRole() + " " + caller
+		key := b.GetRole() + " " + caller + of
 		if before, ok := c.bound[key]; ok {
-			c.fault("%s: %q has the role %q already by %s", at, caller, b.GetRole(), before)
+			c.fault("%s: %q has the role %q%s already by %s", at, caller, b.GetRole(), of, before)
 			continue
 		}
 		c.bound[key] = at
 		s := c.ix.callers.add(p)
-		s.roles = append(s.roles, r)
+		if user != nil {
+			s.onBehalf = append(s.onBehalf, bound{r, user})
+		} else {
+			s.roles = append(s.roles, r)
+		}
 	}
 }
 

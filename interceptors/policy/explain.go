@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 
 	configv1 "github.com/sallyport/sallyport/gen/go/sallyport/config/v1"
@@ -17,13 +18,17 @@ type Explanation struct {
 	Address string `json:"address,omitempty"`
 	Action  string `json:"action"`
 	Model   string `json:"model,omitempty"`
+	// User is on whose behalf the call is; nil for the caller itself.
+	User *ExplainedUser `json:"user,omitempty"`
+	// Rows are the rows asked for.
+	Rows int64 `json:"rows,omitempty"`
 	// Allowed, Outcome and Detail are what Decide says.
 	Allowed bool    `json:"allowed"`
 	Outcome Outcome `json:"outcome"`
 	Detail  string  `json:"detail,omitempty"`
 	// Blocks are the entries of blocked that match.
 	Blocks []MatchedBlock `json:"blocks,omitempty"`
-	// Bindings are those that match the caller.
+	// Bindings are those that match the caller, whether or not they match the user.
 	Bindings []MatchedBinding `json:"bindings,omitempty"`
 	// Rules are all rules of the roles so bound, with what became of each.
 	Rules []ConsideredRule `json:"rules,omitempty"`
@@ -31,6 +36,15 @@ type Explanation struct {
 	Grant *Grant `json:"grant,omitempty"`
 	// Suggestions name what comes nearest to allowing a call that was refused.
 	Suggestions []string `json:"suggestions,omitempty"`
+}
+
+// ExplainedUser names a user. Groups and the like are left out: what of them
+// counts is said where it does.
+type ExplainedUser struct {
+	// Issuer vouches for the user.
+	Issuer string `json:"issuer"`
+	// Subject names the user to the issuer.
+	Subject string `json:"subject"`
 }
 
 // MatchedBlock is a pattern or range of a block that matches.
@@ -51,6 +65,11 @@ type MatchedBinding struct {
 	Role string `json:"role"`
 	// Pattern is the pattern of callers.
 	Pattern string `json:"pattern"`
+	// User is what the binding asks of the user; empty if nothing.
+	User string `json:"user,omitempty"`
+	// Unmet is what the call's user does not meet of it; empty if the binding
+	// gives the role.
+	Unmet string `json:"unmet,omitempty"`
 }
 
 // ConsideredRule is a rule of a role that the caller has.
@@ -63,11 +82,17 @@ type ConsideredRule struct {
 	Matched bool `json:"matched"`
 	// Why is what made it match or not.
 	Why string `json:"why"`
+	// When is the rule's condition; empty if it has none.
+	When string `json:"when,omitempty"`
+	// Value is what the condition came to, "true", "false" or "error: …"; empty if
+	// it did not come to that.
+	Value string `json:"value,omitempty"`
 }
 
 // Explain tells why Decide decides as it does. It goes through the whole
 // policy and is not for the path of a call. A request without an address is
-// judged as if no addresses were blocked.
+// judged as if no addresses were blocked; a condition that reads the address
+// is an error then, as one that reads the time is without a time.
 func (ix *Index) Explain(r Request) Explanation {
 	addressBlocked := ""
 	if r.Address.IsValid() {
@@ -75,24 +100,43 @@ func (ix *Index) Explain(r Request) Explanation {
 	}
 	d := ix.decide(r, addressBlocked)
 	e := Explanation{
-		Caller: r.Caller.String(), Action: r.Action.String(), Model: r.Model,
+		Caller: r.Caller.String(), Action: r.Action.String(), Model: r.Model, Rows: r.Rows,
 		Allowed: d.Allowed, Outcome: d.Outcome, Detail: d.Detail, Grant: d.Grant,
 	}
 	if r.Address.IsValid() {
 		e.Address = r.Address.String()
 	}
+	if r.User != nil {
+		e.User = &ExplainedUser{Issuer: r.User.Issuer, Subject: r.User.Subject}
+	}
 	e.Blocks = ix.matchedBlocks(r)
 	e.Bindings = ix.matchedBindings(r)
 	for _, name := range e.roles() {
 		for i, rule := range ix.role(name).GetRules() {
-			matched, why := considered(rule, r)
-			e.Rules = append(e.Rules, ConsideredRule{Role: name, Index: i, Matched: matched, Why: why})
+			c := ConsideredRule{Role: name, Index: i, When: rule.GetWhen()}
+			c.Matched, c.Why = considered(rule, r)
+			if c.Matched && r.Action != None && c.When != "" {
+				c.Matched, c.Value = ix.condition(c.When, r)
+			}
+			e.Rules = append(e.Rules, c)
 		}
 	}
-	if d.Outcome == NoRole || d.Outcome == NotGranted {
-		e.Suggestions = ix.suggestions(r, e.roles())
+	switch d.Outcome {
+	case NoRole, NotGranted, UserMismatch, ConditionFailed:
+		e.Suggestions = ix.suggestions(r, e)
+	default:
 	}
 	return e
+}
+
+// condition evaluates one for itself: what the conditions of a decision may cost
+// together is left aside.
+func (ix *Index) condition(when string, r Request) (bool, string) {
+	value, err := ix.conditions[when].eval(&facts{r: r})
+	if err != nil {
+		return false, "error: " + clip(err.Error(), maxDetailBytes)
+	}
+	return value, strconv.FormatBool(value)
 }
 
 func (ix *Index) role(name string) *configv1.Role {
@@ -122,24 +166,31 @@ func (ix *Index) matchedBindings(r Request) []MatchedBinding {
 	for i, b := range ix.policy.GetBindings() {
 		for _, caller := range b.GetCallers() {
 			if p, err := parsePattern(caller); err == nil && p.matches(r.Caller) {
-				matched = append(matched, MatchedBinding{Index: i, Role: b.GetRole(), Pattern: caller})
+				m := MatchedBinding{Index: i, Role: b.GetRole(), Pattern: caller}
+				if need, err := newRequirement(b.GetUser()); need != nil && err == nil {
+					m.User, m.Unmet = need.String(), need.unmet(r.User)
+				}
+				matched = append(matched, m)
 			}
 		}
 	}
 	return matched
 }
 
-// roles are the roles bound, each once, sorted.
+// roles are the roles that the call has, each once, sorted.
 func (e Explanation) roles() []string {
 	var names []string
 	for _, b := range e.Bindings {
-		names = append(names, b.Role)
+		if b.Unmet == "" {
+			names = append(names, b.Role)
+		}
 	}
 	slices.Sort(names)
 	return slices.Compact(names)
 }
 
-// considered tells whether the rule allows the call, and why or why not.
+// considered tells whether the rule allows the call, its condition left aside,
+// and why or why not.
 func considered(rule *configv1.Rule, r Request) (matched bool, why string) {
 	if r.Action == None {
 		return true, "every role allows it"

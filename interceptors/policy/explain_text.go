@@ -3,7 +3,19 @@ package policy
 import (
 	"fmt"
 	"strings"
+	"unicode"
 )
+
+// printable is s with spaces for line breaks, control characters and what is not
+// UTF-8.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return ' '
+		}
+		return r
+	}, s)
+}
 
 // String is the explanation for a person to read, without a final line break.
 func (e Explanation) String() string {
@@ -17,6 +29,9 @@ func (e Explanation) String() string {
 	from := ""
 	if e.Address != "" {
 		from = " from " + e.Address
+	}
+	if e.User != nil {
+		from += fmt.Sprintf(" on behalf of %q of %q", e.User.Subject, e.User.Issuer)
 	}
 	line("%s: %s for %s%s", e.Outcome, what, e.Caller, from)
 	if e.Detail != "" {
@@ -37,7 +52,14 @@ func (e Explanation) String() string {
 		line("bindings: none matches the caller")
 	}
 	for _, m := range e.Bindings {
-		line("bindings[%d]: %s gives role %s", m.Index, m.Pattern, m.Role)
+		switch {
+		case m.User == "":
+			line("bindings[%d]: %s gives role %s", m.Index, m.Pattern, m.Role)
+		case m.Unmet == "":
+			line("bindings[%d]: %s gives role %s to a user of %s", m.Index, m.Pattern, m.Role, m.User)
+		default:
+			line("bindings[%d]: %s does not give role %s: %s; it asks for a user of %s", m.Index, m.Pattern, m.Role, m.Unmet, m.User)
+		}
 	}
 	for _, r := range e.Rules {
 		mark := "no "
@@ -45,6 +67,12 @@ func (e Explanation) String() string {
 			mark = "yes"
 		}
 		line("  %s role %s rules[%d] %s", mark, r.Role, r.Index, r.Why)
+		switch {
+		case r.Value != "":
+			line("      when %s is %s", printable(r.When), printable(r.Value))
+		case r.When != "":
+			line("      when %s", printable(r.When))
+		}
 	}
 
 	if g := e.Grant; g != nil {

@@ -2,15 +2,18 @@ package policy_test
 
 import (
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	configv1 "github.com/sallyport/sallyport/gen/go/sallyport/config/v1"
+	"github.com/sallyport/sallyport/identity"
 	"github.com/sallyport/sallyport/interceptors/policy"
 )
 
@@ -37,8 +40,12 @@ func FuzzDecide(f *testing.F) {
 			if d.Allowed && !slices.Equal(d.Grant.Roles, roles) {
 				t.Fatalf("%+v: granted by %v, read word for word by %v\n%v", r, d.Grant.Roles, roles, p)
 			}
-			if got, want := ix.MayEver(r).Allowed, naiveMayEver(p, r); got != want {
-				t.Fatalf("%+v: MayEver %v, read word for word %v\n%v", r, got, want, p)
+			ever := ix.MayEver(r)
+			if want := naiveMayEver(p, r); ever.Allowed != (len(want) > 0) || ever.Allowed && !slices.Equal(ever.Grant.Roles, want) {
+				t.Fatalf("%+v: MayEver %+v, read word for word %v\n%v", r, ever, want, p)
+			}
+			if d.Allowed && r.Action <= policy.Introspect && !ever.Allowed {
+				t.Fatalf("%+v: allowed, and may never\n%v", r, p)
 			}
 			e := ix.Explain(r)
 			if e.Outcome != outcome || outcome == policy.Allowed != slices.ContainsFunc(e.Rules, func(c policy.ConsideredRule) bool { return c.Matched }) && len(e.Blocks) == 0 {
@@ -74,10 +81,17 @@ func (d drawer) actions() []configv1.Action {
 
 func (d drawer) policy() *configv1.Policy {
 	p := &configv1.Policy{}
+	bindings := 5
+	if d.IntN(4) == 0 {
+		bindings = 60 // so many that users are looked up
+	}
 	for i := range 1 + d.IntN(4) {
 		r := &configv1.Role{Name: fmt.Sprintf("r%d", i), Limits: &configv1.Limits{RequestsPerSecond: 1, RowsPerSecond: 1}}
 		for range 1 + d.IntN(3) {
 			rule := &configv1.Rule{Actions: d.actions()}
+			if d.IntN(2) == 0 {
+				rule.When = meanings[d.IntN(len(meanings))].when
+			}
 			for range d.IntN(3) {
 				rule.Models = append(rule.Models, d.one(d.model(), d.model()+"*", "*"))
 			}
@@ -86,11 +100,11 @@ func (d drawer) policy() *configv1.Policy {
 		p.Roles = append(p.Roles, r)
 	}
 	bound := make(map[string]bool)
-	for range d.IntN(5) {
-		b := &configv1.Binding{Role: fmt.Sprintf("r%d", d.IntN(len(p.GetRoles())))}
+	for range d.IntN(bindings) {
+		b := &configv1.Binding{Role: fmt.Sprintf("r%d", d.IntN(len(p.GetRoles()))), User: d.requirement()}
 		for range 1 + d.IntN(3) {
 			caller := d.pattern()
-			if key := b.GetRole() + caller; !bound[key] {
+			if key := b.GetRole() + caller + fmt.Sprint(b.GetUser()); !bound[key] {
 				bound[key] = true
 				b.Callers = append(b.Callers, caller)
 			}
@@ -113,7 +127,133 @@ func (d drawer) request() policy.Request {
 		Address: netip.MustParseAddr(d.one("10.1.1.1", "10.1.2.3", "10.2.0.0", "192.0.2.1", "::ffff:10.1.1.1", "fe80::1%eth0", "2001:db8::1")),
 		Action:  policy.Action(d.IntN(6)),
 		Model:   d.model(),
+		User:    d.user(),
+		Rows:    []int64{0, 1, 99, 100, 101, math.MaxInt64}[d.IntN(6)],
+		Time:    []time.Time{{}, midday.Add(-time.Hour), midday, midday.Add(time.Hour)}[d.IntN(4)],
 	}
+}
+
+var midday = time.Date(2026, 3, 2, 12, 0, 0, 0, time.UTC)
+
+// some is a sorted choice of the values, each with the odds of one in n.
+func (d drawer) some(n int, from ...string) (chosen []string) {
+	for _, v := range from {
+		if d.IntN(n) == 0 {
+			chosen = append(chosen, v)
+		}
+	}
+	return chosen
+}
+
+func (d drawer) requirement() *configv1.UserRequirement {
+	if d.IntN(2) == 0 {
+		return nil
+	}
+	return &configv1.UserRequirement{
+		Issuer: d.one("i", "j"), Subjects: d.some(6, "a", "b"), Groups: d.some(5, "a", "b", "c"), Scopes: d.some(6, "a", "b"),
+		Amr: d.some(6, "a", "b"), Acr: d.some(6, "a", "b"),
+	}
+}
+
+func (d drawer) user() *identity.User {
+	if d.IntN(4) == 0 {
+		return nil
+	}
+	u := &identity.User{
+		Issuer: d.one("i", "j"), Subject: d.one("a", "b", ""), Groups: d.some(2, "b", "a", "c", "d"), Scopes: d.some(2, "b", "a"),
+		AMR: d.some(2, "b", "a"), ACR: d.one("a", "b", ""),
+	}
+	d.Shuffle(len(u.Groups), func(i, j int) { u.Groups[i], u.Groups[j] = u.Groups[j], u.Groups[i] })
+	return u
+}
+
+// value is what a condition comes to.
+type value int
+
+const (
+	isFalse value = iota
+	isTrue
+	isError
+)
+
+func is(b bool) value {
+	if b {
+		return isTrue
+	}
+	return isFalse
+}
+
+// meanings are conditions with what they mean.
+var meanings = []struct {
+	when  string
+	means func(policy.Request) value
+}{
+	{"true", func(policy.Request) value { return isTrue }},
+	{"false", func(policy.Request) value { return isFalse }},
+	{"rows <= 100", func(r policy.Request) value { return is(r.Rows <= 100) }},
+	{"action == 'PREDICT'", func(r policy.Request) value { return is(r.Action == policy.Predict) }},
+	{"model.startsWith('m')", func(r policy.Request) value { return is(strings.HasPrefix(r.Model, "m")) }},
+	{"caller.trust_domain == 'td' && caller.path != ''", func(r policy.Request) value {
+		return is(strings.HasPrefix(r.Caller.String(), "spiffe://td/"))
+	}},
+	{"rows + 1 > 100", func(r policy.Request) value { // overflows
+		if r.Rows == math.MaxInt64 {
+			return isError
+		}
+		return is(r.Rows >= 100)
+	}},
+	{"rows + 1 > 100 || user.present", func(r policy.Request) value { // one true outweighs an error
+		switch {
+		case r.User != nil:
+			return isTrue
+		case r.Rows == math.MaxInt64:
+			return isError
+		}
+		return is(r.Rows >= 100)
+	}},
+	{"user.present && 'a' in user.groups", func(r policy.Request) value {
+		return is(r.User != nil && slices.Contains(r.User.Groups, "a"))
+	}},
+	{"!('a' in user.groups)", func(r policy.Request) value { // not for a call that leaves its user out
+		if r.User == nil {
+			return isError
+		}
+		return is(!slices.Contains(r.User.Groups, "a"))
+	}},
+	{"user.groups[0] == 'b'", func(r policy.Request) value {
+		if r.User == nil || len(r.User.Groups) == 0 {
+			return isError
+		}
+		return is(r.User.Groups[0] == "b")
+	}},
+	{"user.groups.exists(g, g in ['c', 'd'])", func(r policy.Request) value {
+		if r.User == nil {
+			return isError
+		}
+		return is(slices.Contains(r.User.Groups, "c") || slices.Contains(r.User.Groups, "d"))
+	}},
+	{"has(user.acr) && user.acr != user.subject", func(r policy.Request) value {
+		return is(r.User != nil && r.User.ACR != "" && r.User.ACR != r.User.Subject)
+	}},
+	{"now >= timestamp('2026-03-02T12:00:00Z')", func(r policy.Request) value {
+		if r.Time.IsZero() {
+			return isError
+		}
+		return is(!r.Time.Before(midday))
+	}},
+	{"caller.address.startsWith('10.')", func(r policy.Request) value {
+		return is(strings.HasPrefix(strings.TrimPrefix(r.Address.String(), "::ffff:"), "10."))
+	}},
+}
+
+// holds is what the condition of a rule comes to; a rule without one holds.
+func holds(rule *configv1.Rule, r policy.Request) value {
+	for _, m := range meanings {
+		if m.when == rule.GetWhen() {
+			return m.means(r)
+		}
+	}
+	return isTrue
 }
 
 // naive is the policy as its documentation reads.
@@ -129,49 +269,113 @@ func naive(p *configv1.Policy, r policy.Request) (policy.Outcome, []string) {
 			return policy.AddressBlocked, nil
 		}
 	}
-	held := naiveRoles(p, r)
-	if len(held) == 0 {
+	if !slices.ContainsFunc(p.GetBindings(), func(b *configv1.Binding) bool { return names(b, r) }) {
 		return policy.NoRole, nil
 	}
+	held := naiveRoles(p, r)
+	if len(held) == 0 {
+		return policy.UserMismatch, nil
+	}
 	var granting []string
+	failed := false
 	for _, role := range p.GetRoles() {
-		if slices.Contains(held, role.GetName()) && (r.Action == policy.None || slices.ContainsFunc(role.GetRules(), func(rule *configv1.Rule) bool {
-			return slices.Contains(rule.GetActions(), configv1.Action(r.Action)) &&
-				(r.Action == policy.Introspect || slices.ContainsFunc(rule.GetModels(), func(m string) bool {
-					prefix, isPrefix := strings.CutSuffix(m, "*")
-					return r.Model == m || isPrefix && strings.HasPrefix(r.Model, prefix)
-				}))
-		})) {
+		if !slices.Contains(held, role.GetName()) {
+			continue
+		}
+		granted := r.Action == policy.None
+		for _, rule := range role.GetRules() {
+			if !about(rule, r) {
+				continue
+			}
+			switch holds(rule, r) {
+			case isTrue:
+				granted = true
+			case isError:
+				failed = true
+			case isFalse:
+			}
+		}
+		if granted {
 			granting = append(granting, role.GetName())
 		}
 	}
-	if len(granting) == 0 {
+	slices.Sort(granting)
+	switch {
+	case len(granting) > 0:
+		return policy.Allowed, granting
+	case failed:
+		return policy.ConditionFailed, nil
+	default:
 		return policy.NotGranted, nil
 	}
-	slices.Sort(granting)
-	return policy.Allowed, granting
+}
+
+// about tells whether the rule is about the action and the model.
+func about(rule *configv1.Rule, r policy.Request) bool {
+	return slices.Contains(rule.GetActions(), configv1.Action(r.Action)) &&
+		(r.Action == policy.Introspect || slices.ContainsFunc(rule.GetModels(), func(m string) bool {
+			prefix, isPrefix := strings.CutSuffix(m, "*")
+			return r.Model == m || isPrefix && strings.HasPrefix(r.Model, prefix)
+		}))
+}
+
+// names tells whether the binding is for the caller, whatever the user.
+func names(b *configv1.Binding, r policy.Request) bool {
+	return slices.ContainsFunc(b.GetCallers(), func(c string) bool { return covers(c, r.Caller.String()) })
 }
 
 func naiveRoles(p *configv1.Policy, r policy.Request) (held []string) {
 	for _, b := range p.GetBindings() {
-		if slices.ContainsFunc(b.GetCallers(), func(c string) bool { return covers(c, r.Caller.String()) }) {
+		if names(b, r) && (b.GetUser() == nil || r.User != nil && isSuch(b.GetUser(), r.User)) {
 			held = append(held, b.GetRole())
 		}
 	}
 	return held
 }
 
-func naiveMayEver(p *configv1.Policy, r policy.Request) bool {
-	outcome, _ := naive(p, r)
-	if outcome == policy.CallerBlocked || outcome == policy.AddressBlocked {
+func isSuch(want *configv1.UserRequirement, u *identity.User) bool {
+	oneOf := func(want []string, have ...string) bool {
+		if len(want) == 0 {
+			return true
+		}
+		for _, w := range want {
+			if slices.Contains(have, w) {
+				return true
+			}
+		}
 		return false
 	}
+	allOf := func(want, have []string) bool {
+		for _, w := range want {
+			if !slices.Contains(have, w) {
+				return false
+			}
+		}
+		return true
+	}
+	return want.GetIssuer() == u.Issuer && oneOf(want.GetSubjects(), u.Subject) && oneOf(want.GetGroups(), u.Groups...) &&
+		allOf(want.GetScopes(), u.Scopes) && allOf(want.GetAmr(), u.AMR) && oneOf(want.GetAcr(), u.ACR)
+}
+
+// naiveMayEver are the roles that allow the action on any model.
+func naiveMayEver(p *configv1.Policy, r policy.Request) (granting []string) {
+	outcome, roles := naive(p, r)
+	if outcome == policy.CallerBlocked || outcome == policy.AddressBlocked {
+		return nil
+	}
+	if r.Action == policy.Introspect { // about no model: all is known
+		return roles
+	}
 	held := naiveRoles(p, r)
-	return slices.ContainsFunc(p.GetRoles(), func(role *configv1.Role) bool {
-		return slices.Contains(held, role.GetName()) && (r.Action == policy.None || slices.ContainsFunc(role.GetRules(), func(rule *configv1.Rule) bool {
-			return slices.Contains(rule.GetActions(), configv1.Action(r.Action)) && (r.Action == policy.Introspect || len(rule.GetModels()) > 0)
-		}))
-	})
+	for _, role := range p.GetRoles() {
+		if slices.Contains(held, role.GetName()) && (r.Action == policy.None || slices.ContainsFunc(role.GetRules(), func(rule *configv1.Rule) bool {
+			return slices.Contains(rule.GetActions(), configv1.Action(r.Action)) && len(rule.GetModels()) > 0
+		})) {
+			granting = append(granting, role.GetName())
+		}
+	}
+	slices.Sort(granting)
+	return granting
 }
 
 func covers(pattern, id string) bool {

@@ -33,9 +33,9 @@ type Request struct {
 	Action Action
 	// Model is the name of the model; None and Introspect do not look at it.
 	Model string
-	// Rows that the call wants to run.
+	// Rows that the call wants to run, for conditions.
 	Rows int64
-	// Time of the decision, for conditions.
+	// Time of the decision, for conditions; the zero Time is not known.
 	Time time.Time
 }
 
@@ -53,12 +53,25 @@ const (
 	CallerBlocked
 	// AddressBlocked: the address is blocked, whatever the caller's roles.
 	AddressBlocked
+	// UserMismatch: bindings match the caller, and all ask for a user that is not
+	// the call's, or for any where the call has none.
+	UserMismatch
+	// ConditionFailed: no role allows the call, and a condition that might have
+	// could not be evaluated.
+	ConditionFailed
 )
 
-var outcomeNames = [...]string{"UNDECIDED", "ALLOWED", "NO_ROLE", "NOT_GRANTED", "CALLER_BLOCKED", "ADDRESS_BLOCKED"}
+var outcomeNames = [...]string{
+	"UNDECIDED", "ALLOWED", "NO_ROLE", "NOT_GRANTED", "CALLER_BLOCKED", "ADDRESS_BLOCKED", "USER_MISMATCH", "CONDITION_FAILED",
+}
 
 // String is the outcome in capitals: "NOT_GRANTED".
-func (o Outcome) String() string { return outcomeNames[min(int(o), len(outcomeNames)-1)] }
+func (o Outcome) String() string {
+	if int(o) >= len(outcomeNames) {
+		return outcomeNames[0]
+	}
+	return outcomeNames[o]
+}
 
 // MarshalText is String, for JSON.
 func (o Outcome) MarshalText() ([]byte, error) { return []byte(o.String()), nil }
@@ -84,12 +97,14 @@ type Index struct {
 	callers   callers
 	models    [len(actionNames)]models
 	addresses addresses
+	// conditions are by their expression.
+	conditions map[string]*condition
 
 	generation uint64
 	digest     string
 
-	// mu guards what is learnt from decisions: the interned grants and the
-	// number of grants that are kept in the scopes.
+	// mu guards what is learnt from decisions: the interned grants, and how much is
+	// kept in the scopes: plans, the roles in them, and the grants of their sets.
 	mu       sync.Mutex
 	interned map[string]*Grant
 	kept     int
@@ -109,43 +124,53 @@ func (ix *Index) Generation() uint64 { return ix.generation }
 func (ix *Index) Digest() string { return ix.digest }
 
 // Decide decides on one call. It does not block, and does not allocate once the
-// roles of this caller and model have been met before. Blocks win over roles;
-// roles add up.
+// roles of this caller and model have been met before, unless one of them has a
+// condition. Blocks win over roles; roles add up. A role counts if a binding
+// gives it to the caller, for this user if the binding asks for one, and a rule
+// of it allows the action on the model and has no condition or one that is true.
 func (ix *Index) Decide(r Request) Decision {
 	return ix.decide(r, ix.addresses.blocked(r.Address))
 }
 
-// MayEver tells whether the caller may do the action to any model at all, the
-// request's model and rows left aside. The Grant is that of all its roles which
-// allow the action on some model.
+// MayEver tells whether the caller, for this user, may do the action to any model
+// at all, the request's model and rows left aside: a condition might hold for
+// some. The Grant is that of all its roles which allow the action on some model.
+// It is for what is decided before the message is known. Introspect is about no
+// model and no rows, so that all is known of it: for it, MayEver is Decide.
 func (ix *Index) MayEver(r Request) Decision {
-	s, d := ix.mayEver(r.Caller, r.Action, ix.addresses.blocked(r.Address))
-	if d.Allowed {
-		d.Grant = ix.grant(s, r.Action, func(of *role) bool { return of.actions.has(r.Action) })
+	if r.Action == Introspect {
+		return ix.Decide(r)
 	}
-	return d
+	s, d := ix.enter(r, ix.addresses.blocked(r.Address))
+	if s == nil {
+		return d
+	}
+	return ix.settle(s, ix.ever(s, r.Action), r)
 }
 
-var notGranted = Decision{Outcome: NotGranted, Detail: "no role of the caller allows the action on the model"}
+// ever is the plan for the action on any model, conditions left aside.
+func (ix *Index) ever(s *scope, a Action) *plan {
+	return ix.plan(s, a, func(r *role) (bool, []when) { return r.actions.has(a), nil })
+}
 
 func (ix *Index) decide(r Request, addressBlocked string) Decision {
-	s, d := ix.mayEver(r.Caller, r.Action, addressBlocked)
-	if !d.Allowed {
+	s, d := ix.enter(r, addressBlocked)
+	if s == nil {
 		return d
 	}
 	class := ix.models[r.Action].class(r.Model)
 	if class == nil {
-		return notGranted
+		return ix.refuse(s, r, notGranted)
 	}
-	d.Grant = ix.grant(s, class, func(r *role) bool { return r.allows(class) })
-	if d.Grant == nil {
-		return notGranted
-	}
-	return d
+	return ix.settle(s, ix.plan(s, class, func(r *role) (bool, []when) { return r.allows(class) }), r)
 }
 
-func (ix *Index) mayEver(caller spiffeid.ID, action Action, addressBlocked string) (*scope, Decision) {
-	s := ix.callers.scope(caller)
+var notGranted = Decision{Outcome: NotGranted, Detail: "no role of the caller allows the action on the model"}
+
+// enter decides what caller and action alone decide. The scope is nil if that
+// is all.
+func (ix *Index) enter(r Request, addressBlocked string) (*scope, Decision) {
+	s := ix.callers.scope(r.Caller)
 	if s != nil && s.blocked != "" {
 		return nil, Decision{Outcome: CallerBlocked, Detail: s.blocked}
 	}
@@ -155,49 +180,39 @@ func (ix *Index) mayEver(caller spiffeid.ID, action Action, addressBlocked strin
 	if s == nil || !s.actions.has(None) {
 		return nil, Decision{Outcome: NoRole, Detail: "no binding matches the caller"}
 	}
-	if !s.actions.has(action) {
-		return nil, Decision{Outcome: NotGranted, Detail: "no role of the caller allows the action on any model"}
+	if !s.actions.has(r.Action) {
+		return nil, ix.refuse(s, r, Decision{Outcome: NotGranted, Detail: "no role of the caller allows the action on any model"})
 	}
-	return s, Decision{Allowed: true, Outcome: Allowed}
+	return s, Decision{}
 }
 
-// grant is what the roles of s give that allow something; nil if none does. The
-// key, a *class or an Action, names that something: what grant finds it keeps
-// in the scope. Only the first decision of a pair pays for the number of the
-// caller's roles.
-func (ix *Index) grant(s *scope, key any, allows func(*role) bool) *Grant {
-	if g, ok := s.grants.Load(key); ok {
-		return g.(*Grant)
-	}
-	var g *Grant
-	seen := make(map[*role]struct{})
-	var roles []*role
-	for at := s; at != nil; at = at.parent {
-		for _, r := range at.roles {
-			if _, again := seen[r]; !again && allows(r) {
-				seen[r] = struct{}{}
-				roles = append(roles, r)
-			}
+// settle decides by a plan of the scope.
+func (ix *Index) settle(s *scope, p *plan, r Request) Decision {
+	if len(p.maybe) == 0 {
+		if p.always == nil {
+			return ix.refuse(s, r, notGranted)
 		}
+		return Decision{Allowed: true, Outcome: Allowed, Grant: p.always}
 	}
-	if len(roles) > 0 {
-		g = newGrant(roles)
+	d := p.decide(ix, r)
+	if !d.Allowed {
+		return ix.refuse(s, r, d)
 	}
+	return d
+}
 
-	ix.mu.Lock()
-	defer ix.mu.Unlock()
-	if ix.kept >= ix.maxKept {
-		return g
+var userMismatch = Decision{Outcome: UserMismatch, Detail: "bindings match the caller, and all ask for another user than the call's"}
+
+// refuse is d, unless no binding gives the caller a role on behalf of this user.
+func (ix *Index) refuse(s *scope, r Request, d Decision) Decision {
+	if s.alone {
+		return d
 	}
-	if g != nil {
-		if same, ok := ix.interned[g.Key]; ok {
-			g = same
-		} else {
-			ix.interned[g.Key] = g
+	if r.User != nil {
+		var few [8]int32
+		if len(ix.ever(s, None).candidates(r.User, few[:0])) > 0 {
+			return d
 		}
 	}
-	if _, loaded := s.grants.LoadOrStore(key, g); !loaded {
-		ix.kept++
-	}
-	return g
+	return userMismatch
 }

@@ -10,18 +10,16 @@ import (
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
+	configv1 "github.com/sallyport/sallyport/gen/go/sallyport/config/v1"
 	"github.com/sallyport/sallyport/interceptors/policy"
 )
 
 // Thousands of times the rules must not cost twenty times the time: the room is
 // for a busy machine, not for a scan.
 func TestDecideCostsTheSameForEveryPolicy(t *testing.T) {
-	cost := func(n int, shape string) time.Duration {
-		p, r := shapes[shape](n)
-		ix, err := policy.Compile(p)
-		if err != nil {
-			t.Fatal(err)
-		}
+	cost := func(build func(int) (*configv1.Policy, policy.Request), n int) time.Duration {
+		p, r := build(n)
+		ix := index(t, p)
 		ix.Decide(r)
 		least := time.Duration(math.MaxInt64)
 		for range 20 {
@@ -33,13 +31,31 @@ func TestDecideCostsTheSameForEveryPolicy(t *testing.T) {
 		}
 		return least
 	}
-	for shape := range shapes {
-		t.Run(shape, func(t *testing.T) {
-			if few, many := cost(2, shape), cost(5_000, shape); many > 20*few {
-				t.Errorf("100 decisions cost %v with 2 rules and %v with 5,000", few, many)
-			}
+	flat := func(t *testing.T, build func(int) (*configv1.Policy, policy.Request)) {
+		t.Helper()
+		if few, many := cost(build, 2), cost(build, 5_000); many > 20*few {
+			t.Errorf("100 decisions cost %v with 2 rules and %v with 5,000", few, many)
+		}
+	}
+	for shape, build := range shapes {
+		t.Run(shape, func(t *testing.T) { flat(t, build) })
+		t.Run(shape+", conditions elsewhere", func(t *testing.T) {
+			flat(t, func(n int) (*configv1.Policy, policy.Request) {
+				p, r := build(n)
+				return elsewhere(p, r), r
+			})
 		})
 	}
+	t.Run("one caller, many groups of users", func(t *testing.T) { flat(t, byGroup) })
+	t.Run("one condition, many rules", func(t *testing.T) {
+		flat(t, func(n int) (*configv1.Policy, policy.Request) {
+			p, r := shapes["one role, many rules"](n)
+			for _, rule := range p.GetRoles()[0].GetRules() {
+				rule.When, rule.Models = "rows == 0", []string{rule.GetModels()[0], fmt.Sprintf("model-%d*", n/2)}
+			}
+			return p, r
+		})
+	})
 }
 
 func TestIndexKeepsItsPolicy(t *testing.T) {

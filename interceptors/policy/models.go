@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -17,19 +18,34 @@ type role struct {
 	name    string
 	limits  Limits
 	actions actions
-	// classes has the pattern of each rule, as the class of that pattern. Classes
-	// of different actions are different.
-	classes map[*class]struct{}
+	// classes has the pattern of each rule, as the class of that pattern, with the
+	// conditions under which it is allowed: none if always. Classes of different
+	// actions are different.
+	classes map[*class][]when
 }
 
-// allows tells whether a rule of the role matches models of class c.
-func (r *role) allows(c *class) bool {
+// when is a rule that holds under a condition.
+type when struct {
+	rule      int // its position in the role
+	condition *condition
+}
+
+// allows tells whether a rule of the role matches models of class c, and under
+// which conditions, any of them, in the order of the rules; none if always.
+func (r *role) allows(c *class) (bool, []when) {
+	var all []when
 	for ; c != nil; c = c.parent {
-		if _, ok := r.classes[c]; ok {
-			return true
+		conditions, ok := r.classes[c]
+		if !ok {
+			continue
 		}
+		if len(conditions) == 0 {
+			return true, nil
+		}
+		all = append(all, conditions...)
 	}
-	return false
+	slices.SortStableFunc(all, func(a, b when) int { return cmp.Compare(a.rule, b.rule) })
+	return len(all) > 0, slices.CompactFunc(all, func(a, b when) bool { return a.condition == b.condition })
 }
 
 // models finds the class of a model for one action, in time that depends on

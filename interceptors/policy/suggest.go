@@ -9,22 +9,40 @@ import (
 
 const maxSuggestions = 5
 
-// suggestions name what comes nearest to allowing r, for a caller that has the
-// roles held: roles that would allow it, else the model meant; and for a caller
+// suggestions name what comes nearest to allowing r, of which e explains the
+// bindings and rules: the user that a binding needs or the condition that does
+// not hold, roles that would allow it, else the model meant; and for a caller
 // without roles the binding meant.
-func (ix *Index) suggestions(r Request, held []string) []string {
+func (ix *Index) suggestions(r Request, e Explanation) []string {
+	held := e.roles()
 	var found []string
-	if len(held) == 0 {
+	nearly := make(map[string]bool) // roles that a binding would give to another user
+	for _, b := range e.Bindings {
+		if b.Unmet == "" || slices.Contains(held, b.Role) || !allows(ix.role(b.Role), r) {
+			continue
+		}
+		nearly[b.Role] = true
+		if len(found) < maxSuggestions {
+			found = append(found, fmt.Sprintf("role %q allows %s, and bindings[%d] gives it to this caller for a user of %s: %s",
+				b.Role, r.wish(), b.Index, b.User, b.Unmet))
+		}
+	}
+	allowing := len(nearly)
+	for _, c := range e.Rules {
+		if c.Value == "" || c.Matched {
+			continue
+		}
+		if allowing++; len(found) < maxSuggestions {
+			found = append(found, fmt.Sprintf("role %q rules[%d] would allow %s if its condition were true", c.Role, c.Index, r.wish()))
+		}
+	}
+	if len(e.Bindings) == 0 {
 		if index, pattern := ix.nearestBinding(r); pattern != "" {
 			found = append(found, fmt.Sprintf("the nearest binding is bindings[%d], to %q, which does not match this caller", index, pattern))
 		}
 	}
-	allowing := 0
 	for _, role := range ix.policy.GetRoles() {
-		if slices.Contains(held, role.GetName()) || !slices.ContainsFunc(role.GetRules(), func(rule *configv1.Rule) bool {
-			matched, _ := considered(rule, r)
-			return matched
-		}) {
+		if slices.Contains(held, role.GetName()) || nearly[role.GetName()] || !allows(role, r) {
 			continue
 		}
 		if allowing++; len(found) < maxSuggestions {
@@ -38,6 +56,14 @@ func (ix *Index) suggestions(r Request, held []string) []string {
 		}
 	}
 	return found
+}
+
+// allows tells whether a rule of the role allows r, its condition left aside.
+func allows(role *configv1.Role, r Request) bool {
+	return slices.ContainsFunc(role.GetRules(), func(rule *configv1.Rule) bool {
+		matched, _ := considered(rule, r)
+		return matched
+	})
 }
 
 // wish is the action, and the model if it is about one.
