@@ -80,6 +80,17 @@ func TestServeRefusesToStart(t *testing.T) {
 		{"an unknown role", inPolicy("role: everything", "role: something"), usage, `DIR/policy.yaml: .*something`},
 		{"a caller that is none", inPolicy("spiffe://sallyport.test/clinic/*", "spiffe://sallyport.test/cli*"), usage, `DIR/policy.yaml: .*spiffe://sallyport.test/cli\*`},
 
+		{"a condition that names nothing", inPolicy("models: [\"*\"]", "models: [\"*\"]\n        when: usr.present"), usage, `DIR/policy.yaml: .*roles\[0\].rules\[0\].when.*`},
+		{"no shadow policy", in("file: policy.yaml", "file: policy.yaml\n  shadow_file: next.yaml"), usage, `policy.shadow_file: .*DIR/next.yaml: no such file`},
+
+		{"users of nobody", in("[sallyport.test]", "[sallyport.test]\n  users: {}"), usage, `sallyport.yaml:\d+:.*users must name`},
+		{"an issuer without audience", in("[sallyport.test]", "[sallyport.test]\n  users: {oidc: [{issuer: 'https://idp.test'}]}"), usage, `sallyport.yaml:\d+:.*audiences`},
+		{"an issuer that is none", in("[sallyport.test]", "[sallyport.test]\n  users: {oidc: [{audiences: [a]}]}"), usage, `sallyport.yaml:\d+:.*issuer`},
+		{"an issuer on plain http", in("[sallyport.test]", "[sallyport.test]\n  users: {oidc: [{issuer: 'http://idp.test', audiences: [a]}]}"), usage, `identity.users: .*http://idp.test`},
+		{"a symmetric algorithm", in("[sallyport.test]", "[sallyport.test]\n  users: {oidc: [{issuer: 'https://idp.test', audiences: [a], algorithms: [HS256]}]}"), usage, `sallyport.yaml:\d+:.*algorithms`},
+		{"JWT-SVIDs for nobody", in("[sallyport.test]", "[sallyport.test]\n  users: {jwt_svid: {trust_domains: [sallyport.test]}}"), usage, `sallyport.yaml:\d+:.*audiences`},
+		{"keys that are not there", in("[sallyport.test]", "[sallyport.test]\n  users: {oidc: [{issuer: 'https://idp.test', audiences: [a], ca_file: ca.pem}]}"), usage, `identity.users: .*DIR/ca.pem`},
+
 		{"no key", remove("audit.key"), usage, `audit.digest_key: .*DIR/audit.key: no such file`},
 		{"a key that others can read", func(t *testing.T, dir string) {
 			if err := os.Chmod(dir+"/audit.key", 0o640); err != nil {
