@@ -184,4 +184,4 @@ func recordedRequest(r *auditv1.Record, flags explainFlags) (policy.Request, boo
 	return request, true
 }
 
-func clampRows(n uint64) int64 { return int64(min(n, 1<<62)) } //nolint:gosec // bounded
+func clampRows(n uint64) int64 { return int64(min(n, 1<<62)) }

@@ -116,6 +116,7 @@ func (k *TokenKey) signature(tb testing.TB, input []byte) []byte {
 		hash = crypto.SHA384
 	case jose.RS512, jose.PS512, jose.ES512:
 		hash = crypto.SHA512
+	default:
 	}
 	h := hash.New()
 	h.Write(input)

@@ -23,7 +23,7 @@ func TestMain(m *testing.M) {
 	if role := os.Getenv(roleEnv); role != "" {
 		if err := roles[role](os.Getenv(dirEnv)); err != nil {
 			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
+			os.Exit(1) //nolint:forbidigo // this is the main of a child process
 		}
 		return
 	}

@@ -49,7 +49,7 @@ func TestWrite(t *testing.T) {
 			t.Error(diff)
 		}
 		for name, mode := range map[string]fs.FileMode{
-			".": 0o755, ".current": 0o755, ".lock": 0o600 &^ fs.FileMode(umask), //nolint:gosec // a umask is small
+			".": 0o755, ".current": 0o755, ".lock": 0o600 &^ fs.FileMode(umask),
 			"svid.pem": 0o644, "key.pem": 0o600, "bundle.pem": 0o644, "bundle.partner.test.pem": 0o644,
 		} {
 			info, err := os.Stat(filepath.Join(dir, name))

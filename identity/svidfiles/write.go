@@ -130,7 +130,7 @@ func (d *Dir) permit(out *os.File, f file) error {
 }
 
 func group(info fs.FileInfo) int {
-	return int(info.Sys().(*syscall.Stat_t).Gid) //nolint:errcheck,forcetypeassert // it is one on every unix
+	return int(info.Sys().(*syscall.Stat_t).Gid)
 }
 
 // swap makes a set the current one.

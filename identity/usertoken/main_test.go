@@ -49,7 +49,7 @@ func refuse(t *testing.T, v *usertoken.Verifier, token string, want error) {
 		t.Fatalf("accepted: %+v", user)
 	}
 	for _, sentinel := range []error{identity.ErrTokenInvalid, identity.ErrTokenExpired, identity.ErrKeysUnavailable} {
-		if got := errors.Is(err, sentinel); got != (sentinel == want) {
+		if got := errors.Is(err, sentinel); got != errors.Is(want, sentinel) {
 			t.Errorf("error %q: wraps %q: %v", err, sentinel, got)
 		}
 	}

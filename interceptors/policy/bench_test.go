@@ -194,15 +194,15 @@ func BenchmarkCompileConditions(b *testing.B) {
 					whens = append(whens, fmt.Sprintf("rows <= %d || 'mfa' in user.amr", i))
 				}
 				p := under(whens...)
-				var ix *policy.Index
+				indexes := make([]*policy.Index, 1)
 				for b.Loop() {
-					ix = index(b, p)
+					indexes[0] = index(b, p)
 				}
 				var before, after runtime.MemStats
 				runtime.GC()
 				runtime.ReadMemStats(&after)
-				runtime.KeepAlive(ix)
-				ix = nil
+				runtime.KeepAlive(indexes[0])
+				clear(indexes)
 				runtime.GC()
 				runtime.ReadMemStats(&before)
 				b.ReportMetric(float64(after.HeapAlloc-before.HeapAlloc)/float64(n), "B/rule")

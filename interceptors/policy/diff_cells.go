@@ -48,7 +48,7 @@ func (c *comparison) compareAccess(i int) (diffs []AccessDiff, differs bool) {
 			if is.delta() == follows {
 				continue
 			}
-			said[m][k] = int32(m) //nolint:gosec // a policy has fewer models
+			said[m][k] = int32(m)
 			at := slices.IndexFunc(lines, func(a alike) bool { return a.pair == is })
 			if at < 0 {
 				at = len(lines)

@@ -88,7 +88,7 @@ func addressRegions(sides ...[]*configv1.Block) []*addressRegion {
 
 // addressCount is the number of addresses of a range.
 func addressCount(p netip.Prefix) *big.Int {
-	return new(big.Int).Lsh(big.NewInt(1), uint(p.Addr().BitLen()-p.Bits())) //nolint:gosec // not negative
+	return new(big.Int).Lsh(big.NewInt(1), uint(p.Addr().BitLen()-p.Bits()))
 }
 
 // compareRoles tells which roles only one policy has, and which limits differ.

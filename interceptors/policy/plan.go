@@ -135,10 +135,10 @@ func (p *plan) link() {
 	slices.SortFunc(p.maybe, func(a, b candidate) int { return strings.Compare(a.role.name, b.role.name) })
 	for i, c := range p.maybe {
 		if len(c.users) == 0 {
-			p.open = append(p.open, int32(i)) //nolint:gosec // a policy has fewer roles
+			p.open = append(p.open, int32(i))
 		}
 		for _, need := range c.users {
-			p.users = append(p.users, requirementOf{need, int32(i)}) //nolint:gosec // a policy has fewer roles
+			p.users = append(p.users, requirementOf{need, int32(i)})
 		}
 	}
 	if len(p.users) <= fewRequirements {
@@ -147,7 +147,7 @@ func (p *plan) link() {
 	p.traits = make(map[trait][]int32)
 	for i, u := range p.users {
 		for _, t := range u.need.traits() {
-			p.traits[t] = append(p.traits[t], int32(i)) //nolint:gosec // a policy has fewer bindings
+			p.traits[t] = append(p.traits[t], int32(i))
 		}
 	}
 }
