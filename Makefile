@@ -34,6 +34,22 @@ runtime: ## fetch ONNX Runtime into bin/, pinned by hash, unless SALLYPORT_ONNXR
 test: runtime ## run every test under the race detector
 	go test -race ./...
 
+SOAK ?= 3m
+
+.PHONY: soak
+soak: runtime ## rotate identities under load for SOAK (3m)
+	SALLYPORT_SOAK=$(SOAK) go test -count=1 -v -run TestRotationSoak -timeout 30m ./cmd/sallyport
+
+SPIRE := build/spire
+
+.PHONY: test-spire
+test-spire: build $(SPIRE)/spire-server $(SPIRE)/spire-agent ## run under a real SPIRE, which takes a quarter of an hour to build once
+	go test -tags spire -count=1 -timeout 8m -v -run '^TestSPIRE$$' ./cmd/sallyport
+
+$(SPIRE)/spire-%: .spire/go.mod
+	@mkdir -p $(SPIRE)
+	cd .spire && CGO_ENABLED=1 go build -o ../$@ github.com/spiffe/spire/cmd/$(@F)
+
 .PHONY: lint
 lint: ## run the linters on Go and Protobuf
 	$(TOOL) golangci-lint run

@@ -9,21 +9,20 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"strings"
 	"time"
 
-	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/retry"
 	"github.com/spf13/cobra"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"github.com/spiffe/go-spiffe/v2/workloadapi"
-	"google.golang.org/grpc"
 
+	sallyport "github.com/sallyport/sallyport/clients/go"
 	"github.com/sallyport/sallyport/identity"
+	"github.com/sallyport/sallyport/proto/configfile"
 )
 
 const (
 	serverEnv = "SALLYPORT_SERVER"
-	// maxAnswer is the largest message that the client takes from a server.
-	maxAnswer = 64 << 20
 	// maxIdentityWait bounds the wait for an SVID, which an agent that has one
 	// issues at once.
 	maxIdentityWait = 10 * time.Second
@@ -38,6 +37,8 @@ type clientFlags struct {
 	socket string
 	// serverID is the SPIFFE ID of the server; empty for identity.DefaultServer.
 	serverID string
+	// tokenFile has the token of the user on whose behalf; empty if there is none.
+	tokenFile string
 	// timeout bounds the whole command.
 	timeout time.Duration
 }
@@ -47,6 +48,7 @@ func (f *clientFlags) register(cmd *cobra.Command) {
 	flags.StringVar(&f.server, "server", "", "address of the server, HOST:PORT (default $"+serverEnv+")")
 	flags.StringVar(&f.socket, "socket", "", "socket of the SPIFFE Workload API, a path or unix:///path (default $"+workloadapi.SocketEnv+")")
 	flags.StringVar(&f.serverID, "server-id", "", "SPIFFE ID that the server must have (default any with the path "+identity.ServerPath+")")
+	flags.StringVar(&f.tokenFile, "token-file", "", "file with the token of the user on whose behalf to call; read for each call")
 	flags.DurationVar(&f.timeout, "timeout", 30*time.Second, "longest that the command may take")
 }
 
@@ -59,15 +61,8 @@ func (f *clientFlags) bound(ctx context.Context) (context.Context, context.Cance
 	return ctx, cancel, nil
 }
 
-// client is a connection to a server together with the source of the identity
-// that it shows.
-type client struct {
-	*grpc.ClientConn
-	source *identity.Source
-}
-
-// Close closes the connection and the source.
-func (c *client) Close() error { return errors.Join(c.ClientConn.Close(), c.source.Close()) }
+// client calls a server as the workload that the flags name.
+type client = sallyport.Client
 
 // dial blocks until the Workload API has issued an SVID. The connection itself
 // is made by the first call, which fails at once if it cannot be made; classify
@@ -93,31 +88,15 @@ func dial(ctx context.Context, flags clientFlags) (*client, error) {
 	if err := checkSocket(socket); err != nil {
 		return nil, err
 	}
-	source, err := identity.Open(ctx, identity.Config{
+	return sallyport.Dial(ctx, sallyport.Config{
+		Server:      server,
 		WorkloadAPI: socket,
+		ServerID:    authorize,
+		Token:       flags.token(),
+		Retry:       sallyport.Retry{Attempts: 3},
 		// Some of the time is left to find out why there is none.
 		StartTimeout: cmp.Or(min(flags.timeout/2, maxIdentityWait), maxIdentityWait),
 	})
-	if err != nil {
-		return nil, err
-	}
-	creds, err := identity.NewClientCredentials(source, authorize)
-	if err != nil {
-		return nil, errors.Join(err, source.Close())
-	}
-	conn, err := grpc.NewClient("passthrough:///"+server,
-		grpc.WithTransportCredentials(creds),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer)),
-		grpc.WithUnaryInterceptor(retry.UnaryClientInterceptor(
-			retry.WithMax(3),
-			retry.WithBackoff(retry.BackoffExponentialWithJitter(100*time.Millisecond, 0.2)),
-			retry.WithRetriable(retriable),
-		)),
-	)
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("--server %q: %w", server, err), source.Close())
-	}
-	return &client{conn, source}, nil
 }
 
 // checkSocket finds out at once what would otherwise take the whole wait for an
@@ -139,4 +118,22 @@ func checkSocket(socket string) error {
 		return fmt.Errorf("no SPIFFE Workload API at %s: the socket does not exist; is the agent, or 'sallyport dev', running?", printable(path))
 	}
 	return nil
+}
+
+// maxToken bounds what is read from a token's file.
+const maxToken = 64 << 10
+
+// token reads the token for each call; nil if there is none. White space around it
+// is not part of it.
+func (f *clientFlags) token() func(context.Context) (string, error) {
+	if f.tokenFile == "" {
+		return nil
+	}
+	return func(context.Context) (string, error) {
+		raw, err := configfile.Read(f.tokenFile, maxToken)
+		if err != nil {
+			return "", usage(fmt.Errorf("--token-file: %w", err))
+		}
+		return strings.TrimSpace(string(raw)), nil
+	}
 }

@@ -22,8 +22,9 @@ func newDemo() *cobra.Command {
 		Use:   "demo",
 		Short: "Show a server at work, a refusal at every gate included",
 		Long: `Start a development server in a directory of its own and show what it does:
-a prediction, a stream of batches, six callers that are refused each for a
-reason of their own, and the audit trail of it all, which is then tampered with.
+a prediction, a stream of batches, callers that are refused each for a reason of
+their own, one of a federated domain, one that is blocked while its stream is open,
+and the audit trail of it all, which is then tampered with.
 
 Ends by itself, with exit code 0 only if everything went as it should.`,
 		Args: args(cobra.NoArgs),
@@ -59,6 +60,8 @@ var scenes = []scene{
 	{"The intern, who is known but has no role", (*demo).intern},
 	{"An invalid request", (*demo).invalid},
 	{"A request over quota", (*demo).overQuota},
+	{"A workload of a federated trust domain", (*demo).partner},
+	{"A stream that idles while its caller is blocked", (*demo).blockedWhileOpen},
 	{"The audit trail", (*demo).trail},
 	{"The same log with one byte changed, in a copy", (*demo).tamper},
 }

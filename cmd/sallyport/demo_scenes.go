@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -135,7 +136,7 @@ func (d *demo) stream(ctx context.Context) error {
 	bar := progressbar.NewOptions(len(rows), progressbar.OptionSetWriter(d.out), progressbar.OptionSetDescription("   "),
 		progressbar.OptionShowCount(), progressbar.OptionSetWidth(40), progressbar.OptionThrottle(50*time.Millisecond), progressbar.OptionSetPredictTime(false))
 	start := time.Now()
-	p, err := predictStream(ctx, inferencev1.NewPredictionServiceClient(c), request{
+	p, err := predictStream(ctx, c.Stream, request{
 		model:    demoModel,
 		data:     &dataset{inputs: features(rows), rows: len(rows)},
 		batch:    size,
@@ -186,13 +187,13 @@ func scikitLabels() ([]int64, error) {
 }
 
 func (d *demo) stranger(ctx context.Context) error {
-	c, err := d.as(ctx, "clinic")
+	source, err := identity.Open(ctx, identity.Config{WorkloadAPI: filepath.Join(d.dir, "workloads", "clinic.sock")})
 	if err != nil {
 		return err
 	}
-	defer func() { _ = c.Close() }()
+	defer func() { _ = source.Close() }()
 	// It knows whom to trust, but has no certificate of its own to show.
-	creds := credentials.NewTLS(tlsconfig.TLSClientConfig(c.source, tlsconfig.AuthorizeAny()))
+	creds := credentials.NewTLS(tlsconfig.TLSClientConfig(source, tlsconfig.AuthorizeAny()))
 	conn, err := grpc.NewClient("passthrough:///"+d.address, grpc.WithTransportCredentials(creds))
 	if err != nil {
 		return err

@@ -25,7 +25,9 @@ func TestImportsFlowOneWay(t *testing.T) {
 		"server/onnx":           {"google.golang.org/grpc", module + "interceptors", module + "identity", module + "gen", module + "server/inference"},
 		"proto/configfile":      {module + "identity", module + "interceptors", module + "server", module + "cmd"},
 		"identity/devauthority": {module + "identity/identitytest"},
+		"identity/svidfiles":    {module + "identity/identitytest", module + "identity/devauthority"},
 		"server/inference":      {module + "server/onnx"},
+		"clients/go":            {module + "interceptors", module + "server", module + "cmd"},
 	}
 	root := filepath.Join("..", "..")
 	for dir, banned := range forbidden {

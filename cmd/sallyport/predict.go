@@ -118,17 +118,19 @@ func runPredict(cmd *cobra.Command, name string, flags predictFlags) (err error)
 	if err != nil {
 		return fmt.Errorf("%s: %w", flags.input, err)
 	}
-	send := predictCalls
-	if flags.stream {
-		send = predictStream
-	}
-	p, err := send(ctx, inferencev1.NewPredictionServiceClient(c), request{
+	r := request{
 		model:   name,
 		version: m.GetVersion(),
 		outputs: flags.outputs,
 		data:    d,
 		batch:   batchSize(d, flags.batch, m.GetMaxRows()),
-	})
+	}
+	var p *prediction
+	if flags.stream {
+		p, err = predictStream(ctx, c.Stream, r)
+	} else {
+		p, err = predictCalls(ctx, inferencev1.NewPredictionServiceClient(c), r)
+	}
 	if _, later := retryAfter(err); !later && reasonOf(err) == string(interceptors.QuotaRows) {
 		return fmt.Errorf("%w\n  send fewer rows at once with --batch, or all over --stream", classify(err))
 	}

@@ -46,13 +46,6 @@ func statusOf(err error) *status.Status {
 	return s.GRPCStatus()
 }
 
-// retriable tells whether a call may have more luck a moment later: the server
-// was reached but could not take it.
-func retriable(err error) bool {
-	st := statusOf(err)
-	return st.Code() == codes.Unavailable && !strings.HasPrefix(st.Message(), "connection error:")
-}
-
 // retryAfter is how long the server asks to wait before a call that exceeded a
 // quota is made again; false if that would not help.
 func retryAfter(err error) (time.Duration, bool) {

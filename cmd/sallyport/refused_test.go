@@ -161,22 +161,3 @@ func TestClassify(t *testing.T) {
 		})
 	}
 }
-
-func TestRetriable(t *testing.T) {
-	for name, tt := range map[string]struct {
-		err  error
-		want bool
-	}{
-		"draining":         {refusal(t, codes.Unavailable, "the server is stopping", reason("DRAINING")), true},
-		"connection lost":  {status.Error(codes.Unavailable, "error reading from server: EOF"), true},
-		"not connected":    {status.Error(codes.Unavailable, `connection error: desc = "..."`), false},
-		"over quota":       {refusal(t, codes.ResourceExhausted, "x", reason("QUOTA_ROWS"), retryIn(time.Second)), false},
-		"denied":           {status.Error(codes.PermissionDenied, "no"), false},
-		"no gRPC at all":   {errors.New("x"), false},
-		"deadline elapsed": {status.Error(codes.DeadlineExceeded, "x"), false},
-	} {
-		if got := retriable(tt.err); got != tt.want {
-			t.Errorf("%s: %v", name, got)
-		}
-	}
-}

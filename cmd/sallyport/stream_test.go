@@ -16,11 +16,19 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
+	sallyport "github.com/sallyport/sallyport/clients/go"
 	inferencev1 "github.com/sallyport/sallyport/gen/go/sallyport/inference/v1"
 	"github.com/sallyport/sallyport/interceptors"
 )
 
 type serverStream = grpc.BidiStreamingServer[inferencev1.PredictStreamRequest, inferencev1.PredictStreamResponse]
+
+// streamsOf opens streams over a connection of the test's own.
+func streamsOf(conn grpc.ClientConnInterface) openStream {
+	return func(ctx context.Context, cfg sallyport.StreamConfig) (*sallyport.Stream, error) {
+		return sallyport.OpenStream(ctx, conn, cfg)
+	}
+}
 
 // accept receives the opening message and answers it.
 func accept(stream serverStream, window uint32, maxRows int64) (*inferencev1.StreamOpen, error) {
@@ -60,7 +68,7 @@ var draining = &inferencev1.PredictStreamResponse{Message: &inferencev1.PredictS
 func TestPredictStream(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const window, maxRows = 3, 4
-		c := connect(t, &scriptedServer{stream: func(stream serverStream) error {
+		c := serveInMemory(t, &scriptedServer{stream: func(stream serverStream) error {
 			open, err := accept(stream, window, maxRows)
 			if err != nil {
 				return err
@@ -109,7 +117,7 @@ func TestPredictStream(t *testing.T) {
 			}
 		}})
 		done := 0
-		p, err := predictStream(t.Context(), c, request{
+		p, err := predictStream(t.Context(), streamsOf(c), request{
 			model: "m", version: 5, outputs: []string{"y"}, data: numbers(t, 42), batch: 100,
 			progress: func(n int) {
 				if n <= done {
@@ -149,7 +157,7 @@ func next[T any](c <-chan T) iter.Seq[T] {
 
 // A client that only sends while the server can only send would lock both up.
 func TestPredictStreamLargeAnswers(t *testing.T) {
-	c := connect(t, &scriptedServer{stream: func(stream serverStream) error {
+	c := serveInMemory(t, &scriptedServer{stream: func(stream serverStream) error {
 		if _, err := accept(stream, 2, 0); err != nil {
 			return err
 		}
@@ -169,7 +177,7 @@ func TestPredictStreamLargeAnswers(t *testing.T) {
 			}
 		}
 	}})
-	p, err := predictStream(t.Context(), c, request{model: "m", data: numbers(t, 20), batch: 1})
+	p, err := predictStream(t.Context(), streamsOf(c), request{model: "m", data: numbers(t, 20), batch: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -179,7 +187,7 @@ func TestPredictStreamLargeAnswers(t *testing.T) {
 func TestPredictStreamResends(t *testing.T) {
 	refused := false
 	streams := 0
-	c := connect(t, &scriptedServer{stream: func(stream serverStream) error {
+	c := serveInMemory(t, &scriptedServer{stream: func(stream serverStream) error {
 		streams++
 		open, err := accept(stream, 2, 0)
 		if err != nil {
@@ -211,7 +219,7 @@ func TestPredictStreamResends(t *testing.T) {
 			}
 		}
 	}})
-	p, err := predictStream(t.Context(), c, request{model: "m", data: numbers(t, 20), batch: 2})
+	p, err := predictStream(t.Context(), streamsOf(c), request{model: "m", data: numbers(t, 20), batch: 2})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -323,17 +331,19 @@ func TestPredictStreamRefused(t *testing.T) {
 				}
 				return err
 			},
-			"the server is stopping and answers no more batches",
+			"UNAVAILABLE: the server is stopping and answers no more batches",
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			c := connect(t, &scriptedServer{stream: tt.stream})
-			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-			defer cancel()
-			_, err := predictStream(ctx, c, request{model: "m", data: numbers(t, 4), batch: 2})
-			if text := errText(classify(err)); !strings.HasPrefix(text, tt.want) {
-				t.Errorf("error %q, want %q", text, tt.want)
-			}
+			synctest.Test(t, func(t *testing.T) { // for the waits before it gives up
+				c := serveInMemory(t, &scriptedServer{stream: tt.stream})
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				defer cancel()
+				_, err := predictStream(ctx, streamsOf(c), request{model: "m", data: numbers(t, 4), batch: 2})
+				if text := errText(classify(err)); !strings.HasPrefix(text, tt.want) {
+					t.Errorf("error %q, want %q", text, tt.want)
+				}
+			})
 		})
 	}
 }

@@ -11,12 +11,10 @@ import (
 	"os"
 	"time"
 
-	_ "google.golang.org/genproto/googleapis/rpc/errdetails" // so that details of errors can be read
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/status"
 
+	sallyport "github.com/sallyport/sallyport/clients/go"
 	inferencev1 "github.com/sallyport/sallyport/gen/go/sallyport/inference/v1"
-	"github.com/sallyport/sallyport/identity"
 )
 
 func main() {
@@ -31,23 +29,14 @@ func main() {
 }
 
 func predict(ctx context.Context, server string, log *slog.Logger) error {
-	source, err := identity.Open(ctx, identity.Config{})
-	if err != nil {
-		return err
-	}
-	defer func() { _ = source.Close() }()
 	// A server under /sallyport in our own trust domain; ServerID names one.
-	creds, err := identity.NewClientCredentials(source, identity.DefaultServer())
+	client, err := sallyport.Dial(ctx, sallyport.Config{Server: server, Log: log})
 	if err != nil {
 		return err
 	}
-	conn, err := grpc.NewClient("passthrough:///"+server, grpc.WithTransportCredentials(creds))
-	if err != nil {
-		return err
-	}
-	defer func() { _ = conn.Close() }()
+	defer func() { _ = client.Close() }()
 
-	answer, err := inferencev1.NewPredictionServiceClient(conn).Predict(ctx, &inferencev1.PredictRequest{
+	answer, err := client.Predict(ctx, &inferencev1.PredictRequest{
 		Model: "breast-cancer",
 		Inputs: map[string]*inferencev1.Tensor{"features": {
 			DataType:    inferencev1.DataType_DATA_TYPE_FLOAT32,
