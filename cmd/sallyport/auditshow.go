@@ -215,6 +215,9 @@ func writeRecordHeader(w io.Writer) error {
 
 func writeRecord(w io.Writer, r *auditv1.Record) error {
 	caller := cmp.Or(strings.TrimPrefix(r.GetCaller().GetSpiffeId(), "spiffe://"), r.GetPeerAddress(), "-")
+	if user := r.GetUser(); user != nil {
+		caller += " for " + user.GetSubject()
+	}
 	model := cmp.Or(r.GetModel(), "-")
 	if r.GetModelVersion() > 0 {
 		model += "/" + strconv.FormatInt(r.GetModelVersion(), 10)
