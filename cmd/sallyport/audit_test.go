@@ -33,7 +33,7 @@ func sampleRecords() []*auditv1.Record {
 		},
 		{
 			Kind: auditv1.Kind_KIND_CALL, CallId: "call-2", Caller: &auditv1.Caller{SpiffeId: "spiffe://sallyport.test/intern"},
-			User: &auditv1.User{Issuer: "https://idp.test", Subject: "alice"},
+			User:   &auditv1.User{Issuer: "https://idp.test", Subject: "alice"},
 			Action: "PREDICT", Model: "digits", Code: 7, Reason: "POLICY_DENIED", Detail: "no role", Duration: durationpb.New(40 * time.Microsecond),
 		},
 		{Kind: auditv1.Kind_KIND_CALL, CallId: "call-3", Method: "/x\x1b[2J", PeerAddress: "192.0.2.9:1", Code: 12, Reason: "METHOD_UNKNOWN"},
