@@ -61,6 +61,7 @@ type Call struct {
 	lost func() bool
 
 	method    *Method     // nil if unknown
+	limit     *time.Timer // ends the call that takes too long; nil if its caller does before
 	userEnd   *time.Timer // ends the call with the user's token; nil if it has none
 	index     *policy.Index
 	grant     *policy.Grant
@@ -96,7 +97,7 @@ type Call struct {
 
 func newCall(ctx context.Context, fullMethod string, now time.Time) *Call {
 	c := &Call{ID: newCallID(now), FullMethod: clip(fullMethod, maxMethodBytes), Start: now}
-	c.tagged = callContext{ctx, c}
+	c.tagged = callContext{Context: ctx, call: c}
 	c.ctx = &c.tagged
 	return c
 }
@@ -134,11 +135,17 @@ func newCallID(now time.Time) string {
 	return string(text[:])
 }
 
-// callContext is a context that knows its call.
+// callContext is a context that knows its call, and when the call must end. That
+// ends it like everything else that does; a context with a deadline of its own
+// would be one more to make for each call.
 type callContext struct {
 	context.Context
-	call *Call
+	call     *Call
+	deadline time.Time
 }
+
+// Deadline is when the call must end.
+func (c *callContext) Deadline() (time.Time, bool) { return c.deadline, !c.deadline.IsZero() }
 
 type callKey struct{}
 

@@ -54,11 +54,15 @@ func (in *intake) open(ctx context.Context, info *tap.Info) (context.Context, er
 	// The bound must be on the transport's own context, which is what reading
 	// and writing wait for. The transport cancels that context, and so this one,
 	// when the stream has ended: not before the reply has left.
-	end := time.Now().Add(in.chain.limit(call.method))
-	if d, ok := ctx.Deadline(); !ok || end.Before(d) {
-		ctx, _ = context.WithDeadline(ctx, end) //nolint:gosec,govet // its parent is always cancelled
-	}
 	call.tagged.Context, call.cancel = context.WithCancelCause(ctx)
+	limit := in.chain.limit(call.method)
+	end := time.Now().Add(limit)
+	if d, ok := ctx.Deadline(); ok && d.Before(end) {
+		call.tagged.deadline = d
+	} else {
+		call.tagged.deadline = end
+		call.limit = time.AfterFunc(limit, func() { call.end(&Refusal{Reason: DeadlineExceeded}) })
+	}
 	if call.session != nil {
 		in.chain.live.begin(call, call.session)
 	}

@@ -110,9 +110,6 @@ type recordBuffer struct {
 	caller   auditv1.Caller
 	expiry   timestamppb.Timestamp
 	digest   [sha256.Size]byte
-	user     auditv1.User
-	userEnd  timestamppb.Timestamp
-	shadow   auditv1.Shadow
 }
 
 func (c *Chain) recordOf(call *Call, refusal *Refusal) *auditv1.Record {
@@ -137,10 +134,11 @@ func (c *Chain) recordOf(call *Call, refusal *Refusal) *auditv1.Record {
 		rec.Caller = &b.caller
 	}
 	if user := call.User; user != nil {
-		b.user.Issuer, b.user.Subject = clip(user.Issuer, maxClaimBytes), clip(user.Subject, maxClaimBytes)
-		setTime(&b.userEnd, user.NotAfter)
-		b.user.Expiry = &b.userEnd
-		rec.User = &b.user
+		rec.User = &auditv1.User{
+			Issuer:  clip(user.Issuer, maxClaimBytes),
+			Subject: clip(user.Subject, maxClaimBytes),
+			Expiry:  timestamppb.New(user.NotAfter),
+		}
 	}
 	if call.method != nil {
 		rec.Action = call.method.Action.String()
@@ -169,7 +167,7 @@ func (c *Chain) recordOf(call *Call, refusal *Refusal) *auditv1.Record {
 		rec.Decision = call.decision.Outcome.String()
 		rec.Action = call.request.Action.String() // which a message may have waived
 	}
-	rec.Shadow = call.shadow.record(&b.shadow)
+	rec.Shadow = call.shadow.record()
 	return rec
 }
 

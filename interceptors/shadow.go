@@ -27,13 +27,16 @@ func (s *shadow) compare(index *policy.Index, request policy.Request, enforced p
 	}
 }
 
-// record fills rec, nil if there is no shadow policy.
-func (s *shadow) record(rec *auditv1.Shadow) *auditv1.Shadow {
+// record is what the record says of it; nil if there is no shadow policy.
+func (s *shadow) record() *auditv1.Shadow {
 	if s.index == nil {
 		return nil
 	}
-	rec.PolicyDigest = s.index.Digest()
-	rec.WouldAllow, rec.WouldDeny = s.wouldAllow, s.wouldDeny
-	rec.Decision, rec.Detail = s.last.Outcome.String(), clip(s.last.Detail, maxDetailBytes)
-	return rec
+	return &auditv1.Shadow{
+		PolicyDigest: s.index.Digest(),
+		WouldAllow:   s.wouldAllow,
+		WouldDeny:    s.wouldDeny,
+		Decision:     s.last.Outcome.String(),
+		Detail:       clip(s.last.Detail, maxDetailBytes),
+	}
 }

@@ -67,8 +67,10 @@ func (c *Call) finish(err error) *Refusal {
 	if c.connection != nil {
 		c.connection.finish(c)
 	}
-	if c.userEnd != nil {
-		c.userEnd.Stop()
+	for _, timer := range []*time.Timer{c.limit, c.userEnd} {
+		if timer != nil {
+			timer.Stop()
+		}
 	}
 	// An answer that is ready does not leave either: who may no longer be here gets
 	// none.
