@@ -301,7 +301,7 @@ type OIDCIssuer struct {
 	// that the issuer has withdrawn is still accepted; 5m unless set.
 	RefreshInterval *durationpb.Duration `protobuf:"bytes,8,opt,name=refresh_interval,json=refreshInterval,proto3" json:"refresh_interval,omitempty"`
 	// How old the keys may be, if they cannot be fetched anew, before no token of
-	// the issuer is accepted; 1h unless set.
+	// the issuer is accepted; 1h unless set. Not less than refresh_interval.
 	MaxKeyAge     *durationpb.Duration `protobuf:"bytes,9,opt,name=max_key_age,json=maxKeyAge,proto3" json:"max_key_age,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
