@@ -43,7 +43,7 @@ bindings: [{role: r, callers: ["spiffe://sallyport.test/clinic/*"]}]
 			w.setPolicy(t, conditional(tt.when))
 			request := good(func(r *inferencev1.PredictRequest) { r.Inputs["features"] = rows(tt.rows) })
 			_, err := inferencev1.NewPredictionServiceClient(w.dial(t, "/clinic/triage")).Predict(t.Context(), request)
-			w.decided(t, err, tt.code, tt.decision, uint64(tt.rows)) //nolint:gosec // a few
+			w.decided(t, err, tt.code, tt.decision, uint64(tt.rows))
 		})
 		t.Run(tt.name+"/stream", func(t *testing.T) {
 			w := newWorld(t, worldOptions{})
