@@ -1,6 +1,7 @@
 package identity
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -85,41 +86,53 @@ func NewServerCredentials(src X509Source, cfg ServerConfig) (*ServerCredentials,
 }
 
 // Recheck asks of every open connection whether it would be let in now: whether
-// a bundle still verifies its SVID and Admit still admits it. What would not be
+// Admit still admits it and a bundle still verifies its SVID. What would not be
 // ends, its RPCs first, the connection at most a quarter of a second later. It
 // returns the sessions that it ended. It blocks for the time that this takes; a
 // bundle that has not changed verifies nothing anew.
 func (c *ServerCredentials) Recheck() []*Session {
 	var ended []*Session
-	for _, s := range c.sessions.all() {
-		if s.Err() != nil {
-			continue
-		}
-		if err := c.recheck(s); err != nil {
-			s.end(fmt.Errorf("%w: %w", ErrRevoked, err))
-			ended = append(ended, s)
+	ask := func(of []*Session, question func(*Session) error) {
+		for _, s := range of {
+			if s.Err() != nil {
+				continue
+			}
+			if err := question(s); err != nil && s.end(fmt.Errorf("%w: %w", ErrRevoked, err)) {
+				ended = append(ended, s)
+			}
 		}
 	}
+	// No block waits for signatures, and no short chain for those of a long one.
+	all := c.sessions.all()
+	ask(all, c.readmit)
+	slices.SortFunc(all, func(a, b *Session) int { return cmp.Compare(len(a.certs), len(b.certs)) })
+	ask(all, c.reverify)
 	return ended
 }
 
 // Connections is how many connections are open.
 func (c *ServerCredentials) Connections() int { return c.sessions.count() }
 
-func (c *ServerCredentials) recheck(s *Session) error {
+func (c *ServerCredentials) readmit(s *Session) error {
+	return c.admit(s.caller, s.raw.RemoteAddr())
+}
+
+func (c *ServerCredentials) reverify(s *Session) error {
 	bundle, err := c.src.GetX509BundleForTrustDomain(s.caller.ID.TrustDomain())
 	if err != nil {
 		return err
 	}
 	if last := s.bundle.Load(); bundle != last {
 		if !bundle.Equal(last) {
-			if _, err := verify(s.certs, bundle, x509.ExtKeyUsageClientAuth); err != nil {
+			again, err := verify(s.certs, bundle, x509.ExtKeyUsageClientAuth)
+			if err != nil {
 				return err
 			}
+			s.endBy(again.NotAfter) // by another chain it may be sooner
 		}
 		s.bundle.Store(bundle)
 	}
-	return c.admit(s.caller, s.raw.RemoteAddr())
+	return nil
 }
 
 // ServerHandshake blocks until the peer is verified or the connection's
@@ -161,7 +174,7 @@ func (c *ServerCredentials) ServerHandshake(raw net.Conn) (net.Conn, credentials
 	}
 	session := c.sessions.begin(caller, raw, certs, bundle.got)
 	// What has changed since verify was before the session was there for Recheck.
-	if err := c.recheck(session); err != nil {
+	if err := errors.Join(c.readmit(session), c.reverify(session)); err != nil {
 		c.sessions.finish(session)
 		return refuse(err)
 	}

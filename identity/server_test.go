@@ -144,6 +144,16 @@ func TestServerHandshake(t *testing.T) {
 		},
 		{name: "good, longest ID", client: tlsConfig(ca.SVID(t, "/"+strings.Repeat("x", 2047-len("spiffe://sallyport.test"))))},
 		{
+			name:    "a chain too long",
+			client:  tlsConfig(stuffed(t, ca, 8)),
+			refused: "a chain of 9 certificates", claimed: clinic,
+		},
+		{
+			name:    "a chain too large",
+			client:  tlsConfig(padded(t, ca)),
+			refused: "a chain of 2 certificates with", claimed: clinic,
+		},
+		{
 			name:    "intermediate missing",
 			client:  tlsConfig(truncated),
 			refused: "unknown authority", claimed: clinic,
@@ -312,3 +322,20 @@ func TestNewServerCredentials(t *testing.T) {
 }
 
 var _ identity.X509Source = (*identitytest.Source)(nil)
+
+// stuffed is an SVID with n certificates behind it that pose as its CA.
+func stuffed(t *testing.T, ca *identitytest.CA, n int) *x509svid.SVID {
+	t.Helper()
+	svid := ca.SVID(t, "/clinic/triage")
+	impostor := identitytest.NewCA(t, "sallyport.test").Own().Certificates[0]
+	for range n {
+		svid.Certificates = append(svid.Certificates, impostor)
+	}
+	return svid
+}
+
+// padded has an intermediate of 40 KB.
+func padded(t *testing.T, ca *identitytest.CA) *x509svid.SVID {
+	t.Helper()
+	return ca.SVID(t, "/clinic/triage", identitytest.Intermediate(identitytest.DNS(strings.Repeat(strings.Repeat("x", 50)+".", 800)+"test")))
+}

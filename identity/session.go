@@ -36,6 +36,9 @@ type Session struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	expiry *time.Timer
+
+	mu   sync.Mutex // guards ends
+	ends time.Time  // when expiry ends it
 }
 
 // Caller is who is at the other end.
@@ -58,10 +61,25 @@ func (s *Session) Err() error {
 func (s *Session) AfterEnd(f func()) { context.AfterFunc(s.ctx, f) }
 
 // end ends the session and, a little later, its connection, on raw: closing TLS
-// properly would wait for a peer that does not read.
-func (s *Session) end(why error) {
+// properly would wait for a peer that does not read. It is false if the session
+// had ended before.
+func (s *Session) end(why error) bool {
 	s.cancel(why)
+	if s.Err() != why { //nolint:errorlint // this very one
+		return false
+	}
 	time.AfterFunc(farewell, func() { _ = s.raw.Close() })
+	return true
+}
+
+// endBy ends the session at a time, if that is before its SVID ends.
+func (s *Session) endBy(end time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if end.Before(s.ends) {
+		s.ends = end
+		s.expiry.Reset(time.Until(end))
+	}
 }
 
 // sessions are the live connections of a server.
@@ -72,7 +90,7 @@ type sessions struct {
 
 // begin adds the session of a connection over raw, which end ends.
 func (ss *sessions) begin(caller *Caller, raw net.Conn, certs []*x509.Certificate, bundle *x509bundle.Bundle) *Session {
-	s := &Session{caller: caller, raw: raw, certs: certs}
+	s := &Session{caller: caller, raw: raw, certs: certs, ends: caller.NotAfter}
 	s.bundle.Store(bundle)
 	s.ctx, s.cancel = context.WithCancelCause(context.Background())
 	s.expiry = time.AfterFunc(time.Until(caller.NotAfter), func() { s.end(ErrExpired) })

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/sallyport/sallyport/identity"
@@ -301,5 +302,51 @@ func TestSessionOfClosedConnection(t *testing.T) {
 	<-ctx.Done()
 	if err := session.Err(); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("session of a closed connection: %v", err)
+	}
+}
+
+// Two rechecks at once, of a reload and of an update, end a session once.
+func TestConcurrentRechecks(t *testing.T) {
+	ca := identitytest.NewCA(t, "sallyport.test")
+	for range 20 {
+		var block atomic.Bool
+		d := openDoor(t, identitytest.NewSource(ca.SVID(t, "/sallyport"), ca.Bundle()), func(*identity.Caller, net.Addr) error {
+			if block.Load() {
+				return errBlocked
+			}
+			return nil
+		})
+		connect(t, d.addr, tlsConfig(ca.SVID(t, "/clinic/triage")))
+		block.Store(true)
+		var ended atomic.Int32
+		var rechecks sync.WaitGroup
+		for range 4 {
+			rechecks.Go(func() { ended.Add(int32(len(d.creds.Recheck()))) })
+		}
+		rechecks.Wait()
+		if ended.Load() != 1 {
+			t.Fatalf("ended %d times", ended.Load())
+		}
+	}
+}
+
+// If only a chain is left that ends sooner, so does the session.
+func TestSessionEndsWithTheShorterChain(t *testing.T) {
+	ca := identitytest.NewCA(t, "sallyport.test")
+	src := identitytest.NewSource(ca.SVID(t, "/sallyport"), ca.Bundle())
+	d := openDoor(t, src, nil)
+	end := time.Now().Add(2 * time.Second).Truncate(time.Second)
+	// The intermediate is an authority for now: then its own end does not count.
+	svid := ca.SVID(t, "/clinic/triage", identitytest.Intermediate(identitytest.Valid(end.Add(-time.Hour), end)))
+	src.SetBundles(x509bundle.FromX509Authorities(home, svid.Certificates[1:]))
+	conn := connect(t, d.addr, tlsConfig(svid))
+	session := d.session(clinic)
+	src.SetBundles(ca.Bundle())
+	if ended := d.creds.Recheck(); len(ended) != 0 {
+		t.Fatalf("ended: %v", ended[0].Err())
+	}
+	closed(t, conn)
+	if late := time.Since(end); !errors.Is(session.Err(), identity.ErrExpired) || late < 0 || late > time.Second {
+		t.Errorf("ended %v after the chain: %v", late, session.Err())
 	}
 }

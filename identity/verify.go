@@ -25,11 +25,34 @@ type X509Source interface {
 // does not hold it, and IDs go into records and keys of maps.
 const maxID = 2048
 
+// A chain is verified by signature checks that its sender makes dear: x509 tries
+// every authority whose subject fits, up to 100 times. SVIDs have few
+// intermediates.
+const (
+	maxChain      = 8
+	maxChainBytes = 32 << 10
+)
+
+// checkSize refuses certificates that would cost much to verify or to keep.
+func checkSize(certs []*x509.Certificate) error {
+	bytes := 0
+	for _, c := range certs {
+		bytes += len(c.Raw)
+	}
+	if len(certs) > maxChain || bytes > maxChainBytes {
+		return fmt.Errorf("a chain of %d certificates with %d bytes, more than %d or %d", len(certs), bytes, maxChain, maxChainBytes)
+	}
+	return nil
+}
+
 // verify returns who the certificates prove the peer to be. They must be an
 // X.509-SVID of a workload that chains to the bundle of its own trust domain,
 // fit to be used for usage. That the peer has the key is not known yet when
 // TLS asks.
 func verify(certs []*x509.Certificate, bundles x509bundle.Source, usage x509.ExtKeyUsage) (*Caller, error) {
+	if err := checkSize(certs); err != nil {
+		return nil, err
+	}
 	id, chains, err := x509svid.Verify(certs, bundles)
 	if err != nil {
 		return nil, err

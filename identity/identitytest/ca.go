@@ -54,8 +54,10 @@ type Option func(*issue)
 
 type issue struct {
 	template     *x509.Certificate
-	intermediate bool
+	intermediate *intermediate // nil if there is none
 }
+
+type intermediate struct{ opts []Option }
 
 // Valid sets the validity; an hour around now unless given.
 func Valid(notBefore, notAfter time.Time) Option {
@@ -73,9 +75,9 @@ func Mutate(f func(*x509.Certificate)) Option {
 }
 
 // Intermediate has the SVID signed by an intermediate authority, whose
-// certificate follows the leaf.
-func Intermediate() Option {
-	return func(i *issue) { i.intermediate = true }
+// certificate follows the leaf. Options are of that certificate.
+func Intermediate(opts ...Option) Option {
+	return func(i *issue) { i.intermediate = &intermediate{opts} }
 }
 
 // SVID issues an SVID for the ID with the given path, such as
@@ -104,12 +106,16 @@ func (ca *CA) SVID(tb testing.TB, path string, opts ...Option) *x509svid.SVID {
 		opt(i)
 	}
 	key := newKey(tb)
-	if !i.intermediate {
+	if i.intermediate == nil {
 		leaf := create(tb, i.template, ca.cert, key.Public(), ca.key)
 		return &x509svid.SVID{ID: id, Certificates: []*x509.Certificate{leaf}, PrivateKey: key}
 	}
 	middleKey := newKey(tb)
-	middle := create(tb, ca.authority("intermediate"), ca.cert, middleKey.Public(), ca.key)
+	of := &issue{template: ca.authority("intermediate")}
+	for _, opt := range i.intermediate.opts {
+		opt(of)
+	}
+	middle := create(tb, of.template, ca.cert, middleKey.Public(), ca.key)
 	leaf := create(tb, i.template, middle, key.Public(), middleKey)
 	return &x509svid.SVID{ID: id, Certificates: []*x509.Certificate{leaf, middle}, PrivateKey: key}
 }
