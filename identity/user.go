@@ -14,7 +14,7 @@ type User struct {
 	// Subject names the user to the issuer: the sub claim; for a JWT-SVID, the
 	// SPIFFE ID of the workload.
 	Subject string
-	// Groups of the user, as the token says.
+	// Groups of the user; nil if the token does not say, as with what follows.
 	Groups []string
 	// Scopes of the token.
 	Scopes []string

@@ -1,6 +1,7 @@
 package interceptors
 
 import (
+	"math"
 	"net"
 	"net/netip"
 
@@ -37,22 +38,32 @@ func (c *Chain) authorizeMessage(call *Call, m *Message) error {
 	return c.authorize(call, request, true)
 }
 
-// authorize decides by the policy of now, and keeps the decision for the record
-// and for Recheck. begun is false before the first message.
+// authorize decides by the policy of now. Begun is false before the first message.
 func (c *Chain) authorize(call *Call, request policy.Request, begun bool) error {
-	call.index = c.cfg.Policy()
 	request.Time = c.cfg.Now()
-	d := decide(call.index, request)
-	call.mu.Lock()
-	call.request, call.decision, call.decidedBy = request, d, call.index
-	call.rowsReceived += request.Rows
-	call.shadow.compare(c.cfg.Shadow(), request, d)
-	call.mu.Unlock()
+	d := c.decide(call, request)
+	// Before the first message an allowance only says that it may become one.
+	if begun || !d.Allowed {
+		call.shadow.compare(c.cfg.Shadow(), request, d)
+	}
 	if !d.Allowed {
 		return denied(d, begun)
 	}
 	call.grant = d.Grant
 	return nil
+}
+
+// decide decides and keeps the decision, for the record and for Recheck. It holds
+// the lock from before it reads the policy: a Recheck with a newer one waits, and
+// then finds the decision.
+func (c *Chain) decide(call *Call, request policy.Request) policy.Decision {
+	call.mu.Lock()
+	defer call.mu.Unlock()
+	call.index = c.cfg.Policy()
+	call.request, call.decision, call.decidedBy = request, decide(call.index, request), call.index
+	// Callers claim rows as they like: the sum must not turn over.
+	call.rowsReceived = min(call.rowsReceived, math.MaxInt64-request.Rows) + request.Rows
+	return call.decision
 }
 
 // decide decides on a request. One without a model is about a method that has

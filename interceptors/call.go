@@ -74,6 +74,7 @@ type Call struct {
 	placeKey  string           // the grant under which it was taken
 	paid      bool             // whether the quota took anything for the call
 	reply     grpc.PreparedMsg // of a unary call
+	shadow    shadow
 
 	// Held here, so that a call is one piece of memory.
 	gated   gatedStream
@@ -84,7 +85,8 @@ type Call struct {
 	request      policy.Request
 	decision     policy.Decision // on request; zero before the first
 	decidedBy    *policy.Index
-	shadow       shadow
+	settled      bool   // finish was called
+	token        string // of the user; empty if there is none
 	modelName    string // as the repository knows it; empty until it is resolved
 	modelVersion int64
 	modelDigest  string

@@ -39,7 +39,14 @@ func (c *Chain) identified(call *Call, _ *Message) error {
 	if call.Caller.Expired(now) {
 		return Refuse(IdentityExpired, "the SVID %s of %s ended at %s", call.Caller.Serial, call.Caller.ID, call.Caller.NotAfter)
 	}
-	if call.User != nil && call.User.Expired(now) {
+	if call.User == nil {
+		return nil
+	}
+	// The verifier remembers the token, but asks whether its key still holds.
+	if _, refusal := c.verifyToken(call.ctx, call.token); refusal != nil {
+		return refusal
+	}
+	if call.User.Expired(now) {
 		return userExpired(call.User)
 	}
 	return nil
@@ -62,20 +69,30 @@ func (c *Chain) identifyUser(call *Call) error {
 	if !strings.EqualFold(scheme, "Bearer") {
 		return Refuse(TokenInvalid, "authorization is not a bearer token")
 	}
-	user, err := c.cfg.Users.Verify(call.ctx, token)
-	if err != nil {
-		reason := TokenInvalid
-		switch {
-		case errors.Is(err, identity.ErrTokenExpired):
-			reason = TokenExpired
-		case errors.Is(err, identity.ErrKeysUnavailable):
-			reason = TokenUnverified
-		}
-		return &Refusal{Reason: reason, Cause: err}
+	user, refusal := c.verifyToken(call.ctx, token)
+	if refusal != nil {
+		return refusal
 	}
 	call.User = user
+	call.mu.Lock()
+	call.token = token
+	call.mu.Unlock()
 	call.userEnd = time.AfterFunc(user.NotAfter.Sub(c.cfg.Now()), func() { call.end(userExpired(user)) })
 	return nil
+}
+
+// verifyToken is whom the token proves, or why it proves nobody.
+func (c *Chain) verifyToken(ctx context.Context, token string) (*identity.User, *Refusal) {
+	user, err := c.cfg.Users.Verify(ctx, token)
+	switch {
+	case err == nil:
+		return user, nil
+	case errors.Is(err, identity.ErrTokenExpired):
+		return nil, &Refusal{Reason: TokenExpired, Cause: err}
+	case errors.Is(err, identity.ErrKeysUnavailable):
+		return nil, &Refusal{Reason: TokenUnverified, Cause: err}
+	}
+	return nil, &Refusal{Reason: TokenInvalid, Cause: err}
 }
 
 func userExpired(u *identity.User) *Refusal {

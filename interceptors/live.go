@@ -1,6 +1,7 @@
 package interceptors
 
 import (
+	"context"
 	"errors"
 	"sync"
 	"time"
@@ -19,7 +20,7 @@ type live struct {
 type connection struct {
 	mu    sync.Mutex // guards what follows
 	calls map[*Call]struct{}
-	ended *Refusal // why no call may be open any more; nil while the session goes on
+	ended bool // whether the session has
 }
 
 // begin takes a call that arrived on the session's connection. It ends with the
@@ -37,9 +38,8 @@ func (l *live) begin(call *Call, session *identity.Session) {
 	c := found.(*connection)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.ended != nil {
-		call.end(c.ended)
-		return
+	if c.ended {
+		return // the gates refuse it
 	}
 	call.connection = c
 	c.calls[call] = struct{}{}
@@ -60,7 +60,7 @@ func (c *connection) end(why error) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.ended = refusal
+	c.ended = true
 	for call := range c.calls {
 		call.end(refusal)
 	}
@@ -110,8 +110,8 @@ func (c *Chain) Recheck() int {
 func (call *Call) recheck(index *policy.Index, now time.Time) bool {
 	call.mu.Lock()
 	defer call.mu.Unlock()
-	if call.decision.Outcome != policy.Allowed {
-		return false // not yet at the gates, or refused
+	if call.settled || call.decision.Outcome != policy.Allowed {
+		return false // over, not yet at the gates, or refused
 	}
 	request := call.request
 	request.Time = now
@@ -122,4 +122,41 @@ func (call *Call) recheck(index *policy.Index, now time.Time) bool {
 	call.decision, call.decidedBy = d, index
 	call.end(denied(d, true))
 	return true
+}
+
+// RecheckUsers verifies the token of every open call that has one again, and ends
+// the calls whose token is no longer accepted: its key may have been withdrawn. It
+// returns how many those are. It may wait for an issuer's keys, for tokenWait at
+// most for each token.
+func (c *Chain) RecheckUsers(ctx context.Context) int {
+	calls := make(map[string][]*Call)
+	for _, call := range c.live.open() {
+		call.mu.Lock()
+		if call.token != "" && !call.settled {
+			calls[call.token] = append(calls[call.token], call)
+		}
+		call.mu.Unlock()
+	}
+	ended := 0
+	for token, of := range calls {
+		refusal := c.recheckToken(ctx, token)
+		if refusal == nil || ctx.Err() != nil {
+			continue
+		}
+		for _, call := range of {
+			call.end(refusal)
+			ended++
+		}
+	}
+	return ended
+}
+
+// tokenWait bounds the wait for keys in a recheck.
+const tokenWait = time.Second
+
+func (c *Chain) recheckToken(ctx context.Context, token string) *Refusal {
+	ctx, cancel := context.WithTimeout(ctx, tokenWait)
+	defer cancel()
+	_, refusal := c.verifyToken(ctx, token)
+	return refusal
 }

@@ -3,6 +3,7 @@ package interceptors
 import (
 	"context"
 	"crypto/sha256"
+	"fmt"
 	"net"
 	"strings"
 	"time"
@@ -95,9 +96,9 @@ func (c *Chain) observe(call *Call, refusal *Refusal) {
 	if refusal != nil {
 		out.Code, out.Reason = refusal.Reason.Code(), refusal.Reason
 	}
+	out.ShadowAllow, out.ShadowDeny = call.shadow.wouldAllow, call.shadow.wouldDeny
 	call.mu.Lock()
 	out.Model, out.Running, out.Rows = call.modelName, call.modelTime, call.rowsRun
-	out.ShadowAllow, out.ShadowDeny = call.shadow.wouldAllow, call.shadow.wouldDeny
 	call.mu.Unlock()
 	c.cfg.Observe(out)
 }
@@ -154,9 +155,14 @@ func (c *Chain) recordOf(call *Call, refusal *Refusal) *auditv1.Record {
 		call.digest.Release()
 		call.digest = nil
 	}
+	rec.Shadow = call.shadow.record()
 	call.mu.Lock()
 	defer call.mu.Unlock()
 	if call.modelName != "" {
+		if refusal != nil && call.model != call.modelName {
+			// A later message named another one than that which the call is about.
+			rec.Detail = clip(fmt.Sprintf("asked for model %q: %s", call.model, rec.GetDetail()), maxDetailBytes)
+		}
 		rec.Model = call.modelName
 	}
 	rec.ModelVersion, rec.ModelDigest = call.modelVersion, call.modelDigest
@@ -167,7 +173,6 @@ func (c *Chain) recordOf(call *Call, refusal *Refusal) *auditv1.Record {
 		rec.Decision = call.decision.Outcome.String()
 		rec.Action = call.request.Action.String() // which a message may have waived
 	}
-	rec.Shadow = call.shadow.record()
 	return rec
 }
 

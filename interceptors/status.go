@@ -59,6 +59,7 @@ func refusalOf(err error) *Refusal {
 // finish settles the call and returns the refusal it ended with, or nil.
 func (c *Call) finish(err error) *Refusal {
 	c.mu.Lock()
+	c.settled = true
 	c.reserved.Refund(c.reserved.Rows())
 	c.mu.Unlock()
 	if c.place != nil {

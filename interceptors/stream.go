@@ -84,6 +84,7 @@ func (s *gatedStream) RecvMsg(m any) error {
 	msg.Subject.Model = clip(msg.Subject.Model, maxModelBytes)
 	for _, gate := range s.chain.messages {
 		if err := gate(s.call, msg); err != nil {
+			s.chain.throttleMessage(s.call, err)
 			return err
 		}
 	}

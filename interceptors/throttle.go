@@ -22,6 +22,21 @@ func (c *Chain) throttle(call *Call) {
 	if call.Caller == nil || call.paid {
 		return
 	}
+	c.holdBack(call, nil)
+}
+
+// throttleMessage holds a stream back whose message a quota has refused: it goes
+// on, and the next message would be refused as cheaply.
+func (c *Chain) throttleMessage(call *Call, err error) {
+	var refusal *Refusal
+	if call.method.streams && errors.As(err, &refusal) && refusal.Quota != nil {
+		c.holdBack(call, call.ctx.Done())
+	}
+}
+
+// holdBack takes one of the caller's free refusals, or waits for one, no longer
+// than maxThrottle or until enough is closed.
+func (c *Chain) holdBack(call *Call, enough <-chan struct{}) {
 	for end := time.Now().Add(maxThrottle); ; {
 		_, err := c.cfg.Quota.Reserve(call.Caller.ID.String(), "\x00refused", unpaid, 0)
 		var e *quota.Exceeded
@@ -32,6 +47,12 @@ func (c *Chain) throttle(call *Call) {
 		if wait <= 0 {
 			return
 		}
-		time.Sleep(wait)
+		timer := time.NewTimer(wait)
+		select {
+		case <-timer.C:
+		case <-enough:
+			timer.Stop()
+			return
+		}
 	}
 }

@@ -104,6 +104,7 @@ type worldOptions struct {
 	insecure bool     // no TLS
 	maxCall  time.Duration
 	users    interceptors.UserVerifier
+	change   func(*interceptors.Config)
 }
 
 func newWorld(tb testing.TB, opts worldOptions) *world {
@@ -143,6 +144,9 @@ func newWorld(tb testing.TB, opts worldOptions) *world {
 		MaxCallDuration:   opts.maxCall,
 		MaxStreamDuration: opts.maxCall,
 		Now:               func() time.Time { return time.Now().Add(time.Duration(w.ahead.Load())) },
+	}
+	if opts.change != nil {
+		opts.change(&cfg)
 	}
 	chain, err := interceptors.NewWithout(cfg, opts.without...)
 	w.chain, w.cfg = chain, cfg

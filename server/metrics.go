@@ -41,6 +41,7 @@ type Sources struct {
 	Connections      func() int
 	// ShadowGeneration is 0 if there is no shadow policy.
 	ShadowGeneration func() uint64
+	ShadowStale      func() bool
 	// WorkloadAPIAway tells whether the Workload API does not answer.
 	WorkloadAPIAway func() bool
 }
@@ -83,7 +84,7 @@ func NewMetrics(src Sources) *Metrics {
 			Name: "sallyport_connections_revoked_total", Help: "Open connections that were ended because their identity no longer held.",
 		}),
 		rechecked: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "sallyport_calls_revoked_total", Help: "Open RPCs that were ended because a new policy does not allow them.",
+			Name: "sallyport_calls_revoked_total", Help: "Open RPCs that were ended because a new policy does not allow them, or the token of their user is no longer accepted.",
 		}),
 		shadow: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "sallyport_shadow_differences_total", Help: "Decisions that the shadow policy would have made otherwise, by what it would do.",
@@ -119,6 +120,8 @@ func NewMetrics(src Sources) *Metrics {
 			truth(src.PolicyStale)),
 		gauge("sallyport_shadow_generation", "Generation of the shadow policy; 0 if there is none.",
 			func() float64 { return float64(src.ShadowGeneration()) }),
+		gauge("sallyport_shadow_stale", "1 while the file of the shadow policy is bad and an older one is compared with.",
+			truth(src.ShadowStale)),
 		gauge("sallyport_connections", "Connections open now.",
 			func() float64 { return float64(src.Connections()) }),
 		gauge("sallyport_workload_api_away", "1 while the Workload API does not answer and the server goes on with the identity it has.",
@@ -160,7 +163,8 @@ const shadowAllow, shadowDeny = "allow", "deny"
 // ConnectionsRevoked counts open connections that were ended.
 func (m *Metrics) ConnectionsRevoked(n int) { m.revoked.Add(float64(n)) }
 
-// CallsRevoked counts open RPCs that a new policy ended.
+// CallsRevoked counts open RPCs that were ended by a new policy or with their
+// user.
 func (m *Metrics) CallsRevoked(n int) { m.rechecked.Add(float64(n)) }
 
 // HandshakeRefused counts one refused connection.

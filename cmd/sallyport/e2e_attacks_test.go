@@ -301,6 +301,9 @@ func TestAttacks(t *testing.T) {
 				continue
 			}
 			seen[b.name]++
+			if b.name == "blocked" && r.GetClaimedId() != "spiffe://sallyport.test/clinic/stolen" {
+				t.Errorf("%s: claimed %q", b.name, r.GetClaimedId())
+			}
 			if r.GetReason() != b.reason {
 				t.Errorf("%s: on record as %s (%s), want %s", b.name, r.GetReason(), r.GetDetail(), b.reason)
 			}

@@ -136,6 +136,10 @@ func TestTimeToEnd(t *testing.T) {
 	}
 	policy := func(text string) func() { return func() { replace(t, dir+"/policy.yaml", text) } }
 	measure("bundle removed", "partner", interceptors.IdentityRevoked, true, federates(), federates(partnerDomain))
+	s.says(t, `level=WARN msg="no bundle: .* trust domain partner.test can connect"`)
+	if !strings.Contains(s.events(t), "identity: no bundle: ") {
+		t.Error("a bundle that left is not on record")
+	}
 	measure("caller blocked", "clinic", interceptors.IdentityRevoked, true,
 		policy(federation+"blocked: [{callers: ['spiffe://sallyport.test/clinic/triage'], reason: stolen key}]\n"), policy(federation))
 	measure("policy takes the role", "clinic", interceptors.PolicyDenied, false,

@@ -32,7 +32,7 @@ func TestShadow(t *testing.T) {
 		return id
 	}
 	denies := call(clinic, codes.OK)
-	if n := differences("deny"); n != 2 { // the method, then the model
+	if n := differences("deny"); n != 1 {
 		t.Errorf("%v decisions that would deny", n)
 	}
 
@@ -49,7 +49,13 @@ func TestShadow(t *testing.T) {
 	}
 
 	replace(t, dir+"/next.yaml", "roles: [")
-	s.says(t, `level=ERROR msg="policy refused; the one before stays in force" policy=shadow`)
+	s.says(t, `level=ERROR msg="shadow policy refused; decisions are compared with the one before"`)
+	if stale := s.metrics(t).value("sallyport_shadow_stale"); stale != 1 {
+		t.Errorf("sallyport_shadow_stale %v", stale)
+	}
+	if _, body, err := s.get(t.Context(), "/readyz"); err != nil || !strings.Contains(body, "shadow generation 2, shadow stale: ") {
+		t.Errorf("/readyz: %v\n%s", err, body)
+	}
 	agrees := call(clinic, codes.OK)
 
 	shadows := map[string]*auditv1.Shadow{}
@@ -61,7 +67,7 @@ func TestShadow(t *testing.T) {
 			t.Errorf("shadow on record %v, want %s", got, want)
 		}
 	}
-	if d := shadows[denies]; d.GetWouldDeny() != 2 || d.GetDetail() == "" {
+	if d := shadows[denies]; d.GetWouldDeny() != 1 || d.GetDetail() == "" {
 		t.Errorf("shadow on record %v", d)
 	}
 }

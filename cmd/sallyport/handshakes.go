@@ -35,6 +35,13 @@ const (
 // maxHandshakeDetail bounds a text that holds names the peer chose.
 const maxHandshakeDetail = 1 << 10
 
+// Reasons on record of handshakes alone.
+const (
+	handshakeUnfinished = "HANDSHAKE_UNFINISHED"
+	serverRejected      = "SERVER_REJECTED"
+	identityRejected    = "IDENTITY_REJECTED"
+)
+
 // handshakes records connections that did not come to be.
 type handshakes struct {
 	audit   *audit.Log
@@ -57,7 +64,9 @@ func (h *handshakes) refused(r identity.Refusal) {
 		return
 	}
 	detail := r.Err.Error()
+	claimed := ""
 	if !r.Claimed.IsZero() {
+		claimed = r.Claimed.String()
 		detail = "claimed " + r.Claimed.String() + ": " + detail
 	}
 	if n := h.skipped.Swap(0); n > 0 {
@@ -69,6 +78,7 @@ func (h *handshakes) refused(r identity.Refusal) {
 		PeerAddress: r.Peer.String(),
 		Code:        uint32(codes.Unauthenticated),
 		Reason:      handshakeReason(r),
+		ClaimedId:   claimed,
 		Detail:      strings.ToValidUTF8(detail[:min(len(detail), maxHandshakeDetail)], "?"),
 	}
 	attrs := []any{slog.String("peer", rec.GetPeerAddress()), slog.String("reason", rec.GetReason()), slog.String("detail", rec.GetDetail())}
@@ -98,11 +108,11 @@ func handshakeReason(r identity.Refusal) string {
 	case errors.As(r.Err, &invalid) && invalid.Reason == x509.Expired && time.Now().After(invalid.Cert.NotAfter):
 		return string(interceptors.IdentityExpired)
 	case errors.Is(r.Err, io.EOF), errors.Is(r.Err, io.ErrUnexpectedEOF), errors.Is(r.Err, os.ErrDeadlineExceeded), errors.Is(r.Err, syscall.ECONNRESET):
-		return "HANDSHAKE_UNFINISHED"
+		return handshakeUnfinished
 	case errors.As(r.Err, &alert) && alert.Op == "remote error":
-		return "SERVER_REJECTED"
+		return serverRejected
 	case r.Claimed.IsZero():
 		return string(interceptors.IdentityMissing)
 	}
-	return "IDENTITY_REJECTED"
+	return identityRejected
 }

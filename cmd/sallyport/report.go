@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/sallyport/sallyport/identity"
+	"github.com/sallyport/sallyport/interceptors/policy"
 	"github.com/sallyport/sallyport/interceptors/quota"
 	"github.com/sallyport/sallyport/server"
 	"github.com/sallyport/sallyport/server/model"
@@ -42,8 +43,10 @@ func (p *process) announce() {
 	p.log.Info("policy", slog.Uint64("generation", ix.Generation()), slog.String("digest", ix.Digest()))
 	if shadow := p.shadowPolicy(); shadow != nil {
 		p.event("shadow policy generation %d, sha256:%s", shadow.Generation(), shadow.Digest())
+		p.warnOfPolicy("shadow", shadow)
 		p.log.Info("shadow policy", slog.Uint64("generation", shadow.Generation()), slog.String("digest", shadow.Digest()))
 	}
+	p.warnOfPolicy("enforced", ix)
 	p.checkIdentity()
 	p.log.Info("serving", slog.String("address", p.listener.Addr().String()), slog.String("admin", p.admin.Addr().String()),
 		slog.String("build", build), slog.String("onnxruntime", p.runtime.Version()))
@@ -51,39 +54,84 @@ func (p *process) announce() {
 
 // checkIdentity says what about the server's identity keeps callers out.
 func (p *process) checkIdentity() {
+	p.log.Info("who may connect", slog.Any("trust_domains", p.domains), slog.String("bundles", p.domainsWithBundle()))
+	p.sayFindings(p.findings())
+}
+
+func (p *process) sayFindings(findings []string) {
+	for _, f := range findings {
+		p.log.Warn(f)
+	}
+}
+
+// findings are what keeps callers out, sorted.
+func (p *process) findings() []string {
+	var found []string
 	bundles := p.source.TrustDomains()
-	p.log.Info("who may connect", slog.Any("trust_domains", p.domains), slog.Any("bundles", bundles))
 	for _, td := range p.domains {
 		if !slices.Contains(bundles, td) {
-			p.log.Warn("no bundle: until the Workload API delivers one nobody of this trust domain can connect", slog.String("trust_domain", td.Name()))
+			found = append(found, fmt.Sprintf("no bundle: until the Workload API delivers one nobody of trust domain %s can connect", td))
+		}
+	}
+	for _, td := range p.tokenDomains {
+		if _, err := p.source.GetJWTBundleForTrustDomain(td); err != nil {
+			found = append(found, fmt.Sprintf("no JWT bundle: JWT-SVIDs of trust domain %s are refused", td))
 		}
 	}
 	svid, err := p.source.GetX509SVID()
 	if err != nil {
-		return // closed already
+		return found // closed already
 	}
 	if own := svid.ID.TrustDomain(); !slices.Contains(p.domains, own) {
-		p.log.Warn("the server's own trust domain is not among those that may connect", slog.String("trust_domain", own.Name()))
+		found = append(found, fmt.Sprintf("the server's own trust domain %s is not among those that may connect", own))
 	}
 	if svid.ID.Path() != identity.ServerPath {
-		p.log.Info("clients must be told the server's SPIFFE ID: its path is not "+identity.ServerPath, slog.String("id", svid.ID.String()))
+		found = append(found, fmt.Sprintf("clients must be told the server's SPIFFE ID %s: its path is not %s", svid.ID, identity.ServerPath))
+	}
+	slices.Sort(found)
+	return found
+}
+
+func (p *process) domainsWithBundle() string {
+	var names []string
+	for _, td := range p.source.TrustDomains() {
+		names = append(names, td.Name())
+	}
+	return strings.Join(names, " ")
+}
+
+// warnOfPolicy says what in a policy can never match here.
+func (p *process) warnOfPolicy(which string, ix *policy.Index) {
+	for _, issuer := range ix.Issuers() {
+		if !slices.Contains(p.issuers, issuer) {
+			p.log.Warn("a binding asks for users of an issuer that identity.users does not name: it never matches",
+				slog.String("policy", which), slog.String("issuer", issuer))
+		}
 	}
 }
 
 // reload does what SIGHUP asks for, and says what came of it.
 func (p *process) reload(ctx context.Context) {
-	before, outcome := p.policy.Generation(), "unchanged"
-	if err := p.policy.Reload(); err != nil {
-		outcome = "refused" // the store logs why
-	} else if p.policy.Generation() != before {
-		outcome = "reloaded"
+	p.log.Info("SIGHUP: policy", reread(p.policy)...)
+	if p.shadow != nil {
+		p.log.Info("SIGHUP: shadow policy", reread(p.shadow)...)
 	}
-	p.log.Info("SIGHUP: policy", slog.String("outcome", outcome), slog.Uint64("generation", p.policy.Generation()))
 	if err := p.models.Reload(ctx); err != nil {
 		p.log.Error("SIGHUP: models not reloaded", slog.Any("error", err))
 		return
 	}
 	p.log.Info("SIGHUP: models reloaded", slog.Int("versions", p.versions()), slog.Int("failures", len(p.models.Failures())))
+}
+
+// reread reads a policy again and says what came of it.
+func reread(s *policy.Store) []any {
+	before, outcome := s.Generation(), "unchanged"
+	if err := s.Reload(); err != nil {
+		outcome = "refused" // the store logs why
+	} else if s.Generation() != before {
+		outcome = "reloaded"
+	}
+	return []any{slog.String("outcome", outcome), slog.Uint64("generation", s.Generation())}
 }
 
 // versions counts those of models that are served.
@@ -102,15 +150,16 @@ func (p *process) readiness() []server.Check {
 		{
 			Name: "identity",
 			Err: func() error {
-				if e := p.source.NotAfter(); !time.Now().Before(e) {
-					return fmt.Errorf("the server's own SVID expired at %s", e)
+				e := p.source.NotAfter()
+				if time.Now().Before(e) {
+					return nil
 				}
-				return nil
+				return fmt.Errorf("the server's own SVID expired at %s%s", e.UTC().Format(time.RFC3339), p.away())
 			},
 			Note: func() string {
-				note := "until " + p.source.NotAfter().UTC().Format(time.RFC3339)
-				if since, err := p.source.Away(); !since.IsZero() {
-					note += fmt.Sprintf(", Workload API away since %s: %v", since.UTC().Format(time.RFC3339), err)
+				note := "until " + p.source.NotAfter().UTC().Format(time.RFC3339) + p.away()
+				if found := p.findings(); len(found) > 0 {
+					note += ", " + strings.Join(found, ", ")
 				}
 				return note
 			},
@@ -145,10 +194,25 @@ func (p *process) readiness() []server.Check {
 				if err := p.policy.LastError(); err != nil {
 					note += fmt.Sprintf(", stale: %v", err)
 				}
+				if p.shadow != nil {
+					note += fmt.Sprintf(", shadow generation %d", p.shadow.Generation())
+					if err := p.shadow.LastError(); err != nil {
+						note += fmt.Sprintf(", shadow stale: %v", err)
+					}
+				}
 				return note
 			},
 		},
 	}
+}
+
+// away says since when the Workload API does not answer; empty while it does.
+func (p *process) away() string {
+	since, err := p.source.Away()
+	if since.IsZero() {
+		return ""
+	}
+	return fmt.Sprintf(", Workload API away since %s: %v", since.UTC().Format(time.RFC3339), err)
 }
 
 // sources are the values that metrics show.
@@ -166,6 +230,7 @@ func (p *process) sources(limiter *quota.Limiter) server.Sources {
 		PolicyStale:      func() bool { return p.policy.LastError() != nil },
 		Connections:      func() int { return p.creds.Connections() },
 		ShadowGeneration: p.shadowGeneration,
+		ShadowStale:      func() bool { return p.shadow != nil && p.shadow.LastError() != nil },
 		WorkloadAPIAway:  func() bool { since, _ := p.source.Away(); return !since.IsZero() },
 	}
 }

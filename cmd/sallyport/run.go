@@ -24,6 +24,9 @@ func (p *process) run(ctx context.Context, hangups <-chan os.Signal) error {
 	background.Go(func() { p.policy.Run(working) })
 	background.Go(func() { p.models.Run(working) })
 	background.Go(func() { p.followIdentity(working) })
+	if p.users != nil {
+		background.Go(func() { p.followUsers(working) })
+	}
 	if p.shadow != nil {
 		background.Go(func() { p.shadow.Run(working) })
 	}

@@ -27,11 +27,13 @@ func (s *server) events(t *testing.T) string {
 func TestStartIsAnnounced(t *testing.T) {
 	dir := newConfig(t, "")
 	startAuthority(t, dir, 0)
+	write(t, dir+"/policy.yaml", generous+`    user: {issuer: "https://nowhere.test"}`+"\n")
 	write(t, dir+"/sallyport.yaml", strings.Replace(config, "[sallyport.test]", "[elsewhere.test]", 1))
 	s := startServe(t, dir)
 	s.says(t, `level=WARN msg="audit log: a new one was begun"`)
-	s.says(t, `level=WARN msg="no bundle: .* trust_domain=elsewhere.test`)
-	s.says(t, `level=WARN msg="the server's own trust domain is not among .* trust_domain=sallyport.test`)
+	s.says(t, `level=WARN msg="no bundle: .* trust domain elsewhere.test can connect"`)
+	s.says(t, `level=WARN msg="the server's own trust domain sallyport.test is not among`)
+	s.says(t, `level=WARN msg="a binding asks for users of an issuer .*" policy=enforced issuer=https://nowhere.test`)
 	if n := strings.Count(s.stderr.String(), "digits"); n != 1 {
 		t.Errorf("a model is named %d times", n)
 	}

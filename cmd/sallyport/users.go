@@ -46,6 +46,19 @@ func openUsers(ctx context.Context, cfg *configv1.Users, bundles jwtbundle.Sourc
 	return usertoken.New(ctx, c)
 }
 
+// knowIssuers notes whose tokens are taken, to say later what keeps them out.
+func (p *process) knowIssuers(cfg *configv1.Users) {
+	for _, issuer := range cfg.GetOidc() {
+		p.issuers = append(p.issuers, issuer.GetIssuer())
+	}
+	for _, name := range cfg.GetJwtSvid().GetTrustDomains() {
+		if td, err := spiffeid.TrustDomainFromString(name); err == nil { // else openUsers says so
+			p.tokenDomains = append(p.tokenDomains, td)
+			p.issuers = append(p.issuers, td.IDString())
+		}
+	}
+}
+
 // jwtBundles are those of the process's source of identities, which is opened
 // after the verifier is made.
 type jwtBundles struct{ p *process }

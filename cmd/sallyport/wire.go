@@ -47,6 +47,9 @@ type process struct {
 	admin    net.Listener
 	refusals *handshakes
 	domains  []spiffeid.TrustDomain
+	// issuers vouch for users; tokenDomains are those of JWT-SVIDs among them.
+	issuers      []string
+	tokenDomains []spiffeid.TrustDomain
 }
 
 // assemble makes a server from its configuration, in the order in which its
@@ -75,7 +78,7 @@ func assemble(ctx context.Context, cfg *configv1.Server, log *slog.Logger) (_ *p
 		return nil, usage(err)
 	}
 	if file := cfg.GetPolicy().GetShadowFile(); file != "" {
-		if p.shadow, err = policy.NewStore(file, log.With(slog.String("policy", "shadow")), p.shadowReloaded); err != nil {
+		if p.shadow, err = policy.NewShadowStore(file, log, p.shadowReloaded); err != nil {
 			return nil, usage(fmt.Errorf("policy.shadow_file: %w", err))
 		}
 	}
@@ -102,6 +105,7 @@ func assemble(ctx context.Context, cfg *configv1.Server, log *slog.Logger) (_ *p
 	if err := checkPlaces(cfg); err != nil {
 		return nil, usage(err)
 	}
+	p.knowIssuers(cfg.GetIdentity().GetUsers())
 	if p.users, err = openUsers(ctx, cfg.GetIdentity().GetUsers(), jwtBundles{p}, log); err != nil {
 		return nil, usage(fmt.Errorf("identity.users: %w", err))
 	}
@@ -218,11 +222,17 @@ func (p *process) admit(caller *identity.Caller, peer net.Addr) error {
 }
 
 // event records something that happened to the server.
-func (p *process) event(format string, a ...any) {
+func (p *process) event(format string, a ...any) { p.eventAbout(nil, format, a...) }
+
+// eventAbout records something that happened to a caller.
+func (p *process) eventAbout(caller *identity.Caller, format string, a ...any) {
 	if p.audit == nil {
 		return
 	}
 	rec := &auditv1.Record{Kind: auditv1.Kind_KIND_EVENT, Time: timestamppb.Now(), Detail: fmt.Sprintf(format, a...)}
+	if caller != nil {
+		rec.Caller = &auditv1.Caller{SpiffeId: caller.ID.String(), SvidSerial: caller.Serial, SvidExpiry: timestamppb.New(caller.NotAfter)}
+	}
 	if err := p.audit.Enqueue(rec); err != nil {
 		p.log.Error("event not recorded", slog.String("event", rec.GetDetail()), slog.Any("error", err))
 	}

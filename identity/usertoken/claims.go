@@ -91,9 +91,12 @@ func (c claims) scopes() ([]string, error) {
 			if err != nil {
 				return nil, err
 			}
-			scopes = append(scopes, list...)
+			if list != nil {
+				scopes = append(slices.Grow(scopes, 1), list...) // there, even if it has none
+			}
 			continue
 		}
+		scopes = slices.Grow(scopes, 1) // there, even if it has none
 		for s := range strings.SplitSeq(v, " ") {
 			if s != "" {
 				scopes = append(scopes, s)

@@ -50,7 +50,8 @@ func TestGoodTokens(t *testing.T) {
 		"one group":                         {ec.Token(t, claims.With("groups", "a")), with(func(u *identity.User) { u.Groups = []string{"a"} })},
 		"scope":                             {ec.Token(t, claims.With("scope", "read  write ")), with(func(u *identity.User) { u.Scopes = []string{"read", "write"} })},
 		"scope a list":                      {ec.Token(t, claims.With("scope", []string{"read", "write"})), with(func(u *identity.User) { u.Scopes = []string{"read", "write"} })},
-		"scope empty":                       {ec.Token(t, claims.With("scope", "")), user},
+		"scope empty":                       {ec.Token(t, claims.With("scope", "")), with(func(u *identity.User) { u.Scopes = []string{} })},
+		"scope an empty list":               {ec.Token(t, claims.With("scope", []string{})), with(func(u *identity.User) { u.Scopes = []string{} })},
 		"scp":                               {ec.Token(t, claims.With("scp", []string{"read"})), with(func(u *identity.User) { u.Scopes = []string{"read"} })},
 		"amr and acr": {ec.Token(t, claims.With("amr", []string{"pwd", "mfa"}).With("acr", "high")), with(func(u *identity.User) {
 			u.AMR, u.ACR = []string{"pwd", "mfa"}, "high"

@@ -10,8 +10,11 @@ import (
 // Filter selects records. The zero value of a field selects all; the fields
 // that are set all have to match.
 type Filter struct {
-	// Caller is a SPIFFE ID, or with "/*" at its end all that lie below it.
+	// Caller is a SPIFFE ID, or with "/*" at its end all that lie below it: proved,
+	// or claimed in a handshake that was refused.
 	Caller string
+	// User is the subject of the user on whose behalf a call was made.
+	User string
 	// Model is a model's name, or with "*" at its end a prefix of names.
 	Model string
 	// Action is a policy action, for example "PREDICT".
@@ -38,7 +41,8 @@ func (f *Filter) Match(r *auditv1.Record) bool {
 		(f.Action == "" || f.Action == r.GetAction()) &&
 		(f.Reason == "" || f.Reason == r.GetReason() || r.GetRefused()[f.Reason] > 0) &&
 		matches(f.Model, "*", r.GetModel()) &&
-		matches(f.Caller, "/*", r.GetCaller().GetSpiffeId()) &&
+		(matches(f.Caller, "/*", r.GetCaller().GetSpiffeId()) || r.GetClaimedId() != "" && matches(f.Caller, "/*", r.GetClaimedId())) &&
+		(f.User == "" || f.User == r.GetUser().GetSubject()) &&
 		(f.Since.IsZero() || !at.Before(f.Since)) &&
 		(f.Until.IsZero() || at.Before(f.Until))
 }

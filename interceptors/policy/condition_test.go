@@ -112,7 +112,12 @@ func TestConditionOnWhatIsNotKnown(t *testing.T) {
 		{"no user: present", "!user.present", func(r *policy.Request) { r.User = nil }, policy.Allowed},
 		{"no user: has", "!has(user.acr) && !has(user.groups) && !has(user.present)", func(r *policy.Request) { r.User = nil }, policy.Allowed},
 		{"no user: asked first", "!user.present || 'mfa' in user.amr", func(r *policy.Request) { r.User = nil }, policy.Allowed},
-		{"no claims", "!has(user.acr) && !has(user.groups) && user.groups == [] && user.acr == ''", func(r *policy.Request) { r.User = &identity.User{Issuer: "i"} }, policy.Allowed},
+		{"no claims: has", "!has(user.acr) && !has(user.groups)", func(r *policy.Request) { r.User = &identity.User{Issuer: "i"} }, policy.Allowed},
+		{"no claims: groups", "!('suspended' in user.groups)", func(r *policy.Request) { r.User = &identity.User{Issuer: "i"} }, policy.ConditionFailed},
+		{"no claims: scopes", "!('guest' in user.scopes)", func(r *policy.Request) { r.User = &identity.User{Issuer: "i"} }, policy.ConditionFailed},
+		{"no claims: amr", "!('pwd' in user.amr)", func(r *policy.Request) { r.User = &identity.User{Issuer: "i"} }, policy.ConditionFailed},
+		{"no claims: acr", "user.acr != 'bronze'", func(r *policy.Request) { r.User = &identity.User{Issuer: "i"} }, policy.ConditionFailed},
+		{"no groups, said so", "!('suspended' in user.groups)", func(r *policy.Request) { r.User = &identity.User{Issuer: "i", Groups: []string{}} }, policy.Allowed},
 		{"no address", "!caller.address.startsWith('10.')", func(r *policy.Request) { r.Address = netip.Addr{} }, policy.ConditionFailed},
 		{"no time", "now < timestamp('2030-01-01T00:00:00Z')", func(r *policy.Request) { r.Time = time.Time{} }, policy.ConditionFailed},
 	}
@@ -397,7 +402,7 @@ func TestEstimateIsAnUpperBound(t *testing.T) {
 	for _, items := range []int{0, 3, 10, 11, 100, 1000} {
 		for _, bytes := range []int{4, 256} {
 			r := call()
-			r.User = &identity.User{Issuer: strings.Repeat("i", 2048), Subject: strings.Repeat("s", 2048), ACR: strings.Repeat("c", 2048)}
+			r.User = &identity.User{Issuer: strings.Repeat("i", 2048), Subject: strings.Repeat("s", 2048), ACR: strings.Repeat("c", 2048), Groups: []string{}}
 			for i := range items {
 				r.User.Groups = append(r.User.Groups, fmt.Sprintf("%0*d", bytes, i))
 			}

@@ -33,6 +33,13 @@ func (a alternative) String() string {
 	return fmt.Sprintf("for users of %s when %q", a.user, a.when)
 }
 
+// Terms is for which users and when something is allowed, as a Diff says it: "always",
+// `for users of issuer "…"`, `when "…"` or both of these. The requirement is of a
+// policy that compiles; nil asks for no user.
+func Terms(u *configv1.UserRequirement, when string) string {
+	return alternative{user: requirementText(u), when: when}.String()
+}
+
 // accesses gives equal sets of alternatives the same number.
 type accesses struct {
 	alternatives map[alternative]int32

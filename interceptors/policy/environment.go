@@ -26,10 +26,10 @@ import (
 //	user.present         bool       whether the call is on behalf of a user
 //	user.issuer          string     an error without a user, as is all that follows
 //	user.subject         string
-//	user.groups          list       of strings; empty if the token says none
+//	user.groups          list       of strings; an error if the token does not say, as with what follows
 //	user.scopes          list       of strings
 //	user.amr             list       of strings
-//	user.acr             string     empty if the token does not say
+//	user.acr             string
 //	action               string     "PREDICT", "PREDICT_STREAM", "DESCRIBE" or "INTROSPECT"
 //	model                string     name of the model; empty for INTROSPECT
 //	rows                 int        rows that the message asks for
@@ -39,7 +39,7 @@ import (
 //
 // What is not known is an error and not an empty value, so that a condition that
 // forbids something ("!('suspended' in user.groups)") does not hold for a call
-// that leaves its user out.
+// that leaves its user out, nor for a token that leaves its groups out.
 //
 // Functions and macros are those of CEL's standard library and no more. The
 // pattern of matches and a time zone must be literals.
@@ -76,7 +76,12 @@ var fields = map[string]map[string]*types.FieldType{
 		"groups":  ofUser(listType, func(f *facts) (ref.Val, error) { return readList(&f.groups, f.r.User.Groups) }),
 		"scopes":  ofUser(listType, func(f *facts) (ref.Val, error) { return readList(&f.scopes, f.r.User.Scopes) }),
 		"amr":     ofUser(listType, func(f *facts) (ref.Val, error) { return readList(&f.amr, f.r.User.AMR) }),
-		"acr":     ofUser(types.StringType, func(f *facts) (ref.Val, error) { return readText(f.r.User.ACR) }),
+		"acr": ofUser(types.StringType, func(f *facts) (ref.Val, error) {
+			if f.r.User.ACR == "" {
+				return nil, errNotSaid
+			}
+			return readText(f.r.User.ACR)
+		}),
 	},
 }
 
@@ -133,6 +138,9 @@ func readText(s string) (ref.Val, error) {
 func readList(kept *ref.Val, values []string) (ref.Val, error) {
 	if *kept != nil {
 		return *kept, nil
+	}
+	if values == nil {
+		return nil, errNotSaid
 	}
 	if len(values) > maxItems {
 		return nil, fmt.Errorf("%d entries are more than the %d that a condition reads", len(values), maxItems)
@@ -195,7 +203,12 @@ func ofUser(t *types.Type, get func(*facts) (ref.Val, error)) *types.FieldType {
 	})
 }
 
-var errNoUser = errors.New("the call has no user")
+var (
+	errNoUser = errors.New("the call has no user")
+	// errNotSaid: what a token leaves out is not known, and who calls may choose what
+	// the token says.
+	errNotSaid = errors.New("the token does not say")
+)
 
 // provider knows the two object types beside CEL's own.
 type provider struct{ types.Provider }

@@ -163,6 +163,9 @@ func (d drawer) user() *identity.User {
 		Issuer: d.one("i", "j"), Subject: d.one("a", "b", ""), Groups: d.some(2, "b", "a", "c", "d"), Scopes: d.some(2, "b", "a"),
 		AMR: d.some(2, "b", "a"), ACR: d.one("a", "b", ""),
 	}
+	if len(u.Groups) == 0 && d.IntN(2) == 0 {
+		u.Groups = []string{} // the token says that there are none
+	}
 	d.Shuffle(len(u.Groups), func(i, j int) { u.Groups[i], u.Groups[j] = u.Groups[j], u.Groups[i] })
 	return u
 }
@@ -212,10 +215,13 @@ var meanings = []struct {
 		return is(r.Rows >= 100)
 	}},
 	{"user.present && 'a' in user.groups", func(r policy.Request) value {
+		if r.User != nil && r.User.Groups == nil {
+			return isError
+		}
 		return is(r.User != nil && slices.Contains(r.User.Groups, "a"))
 	}},
 	{"!('a' in user.groups)", func(r policy.Request) value { // not for a call that leaves its user out
-		if r.User == nil {
+		if r.User == nil || r.User.Groups == nil {
 			return isError
 		}
 		return is(!slices.Contains(r.User.Groups, "a"))
@@ -227,7 +233,7 @@ var meanings = []struct {
 		return is(r.User.Groups[0] == "b")
 	}},
 	{"user.groups.exists(g, g in ['c', 'd'])", func(r policy.Request) value {
-		if r.User == nil {
+		if r.User == nil || r.User.Groups == nil {
 			return isError
 		}
 		return is(slices.Contains(r.User.Groups, "c") || slices.Contains(r.User.Groups, "d"))

@@ -11,6 +11,7 @@ package policy
 
 import (
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -122,6 +123,19 @@ func (ix *Index) Generation() uint64 { return ix.generation }
 // Digest is the SHA-256 of the policy's file in lower-case hexadecimal; empty
 // for an Index that no Store has loaded.
 func (ix *Index) Digest() string { return ix.digest }
+
+// Issuers are those that vouch for the users whom bindings ask for, each once,
+// sorted.
+func (ix *Index) Issuers() []string {
+	var issuers []string
+	for _, b := range ix.policy.GetBindings() {
+		if u := b.GetUser(); u != nil {
+			issuers = append(issuers, u.GetIssuer())
+		}
+	}
+	slices.Sort(issuers)
+	return slices.Compact(issuers)
+}
 
 // Decide decides on one call. It does not block, and does not allocate once the
 // roles of this caller and model have been met before, unless one of them has a

@@ -108,6 +108,37 @@ func TestWhatIsKeptIsBounded(t *testing.T) {
 	}
 }
 
+// The roles that are kept for the grants of sets count; those that no set needs
+// are not kept.
+func TestKeptRolesAreCounted(t *testing.T) {
+	for _, tt := range []struct {
+		name          string
+		conditions    int
+		maxKept, want int
+	}{
+		{name: "alone", maxKept: 1000, want: 1},
+		{name: "with a condition", conditions: 1, maxKept: 1000, want: 103}, // 1 and 100 roles, a candidate, a set
+		{name: "more than fits", conditions: 1, maxKept: 50, want: 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			whens := make([]string, 100+tt.conditions)
+			for i := range tt.conditions {
+				whens[i] = "rows > 0"
+			}
+			ix := index(t, under(whens...))
+			ix.SetMaxKept(tt.maxKept)
+			for range 2 {
+				if d := ix.Decide(call()); !d.Allowed || len(d.Grant.Roles) != len(whens) {
+					t.Fatalf("%+v", d)
+				}
+			}
+			if n := ix.Kept(); n != tt.want {
+				t.Errorf("%d kept, want %d", n, tt.want)
+			}
+		})
+	}
+}
+
 func TestDecideConcurrently(t *testing.T) {
 	p, _ := shapes["one caller, many roles"](200)
 	ix, err := policy.Compile(p)

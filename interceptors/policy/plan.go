@@ -16,12 +16,15 @@ import (
 // decides. It does not change, its combined grants aside.
 type plan struct {
 	always *Grant  // of the roles that allow it always; nil if there are none
-	roles  []*role // of always
+	roles  []*role // of always; nil if maybe is
 	maybe  []candidate
 
 	open   []int32 // the candidates that need no user
 	users  []requirementOf
 	traits map[trait][]int32 // → users; nil if there are few
+
+	// kept is whether the scope has it: of one that it has not, nothing else is kept.
+	kept bool
 
 	// combined are the grants of sets of candidates, together with roles. The map
 	// is replaced, not changed, with Index.mu held.
@@ -58,19 +61,23 @@ func (ix *Index) plan(s *scope, key any, match func(*role) (bool, []when)) *plan
 		return p.(*plan)
 	}
 	p := newPlan(s, match)
-	ix.mu.Lock()
-	defer ix.mu.Unlock()
-	size := 1 + len(p.maybe) + len(p.users)
-	fits := ix.kept+size <= ix.maxKept
 	if len(p.roles) > 0 {
 		p.always = newGrant(p.roles)
-		if fits {
-			p.always = ix.intern(p.always)
-		}
+	}
+	if len(p.maybe) == 0 {
+		p.roles = nil // only combine needs them
+	}
+	ix.mu.Lock()
+	defer ix.mu.Unlock()
+	size := 1 + len(p.roles) + len(p.maybe) + len(p.users)
+	fits := ix.kept+size <= ix.maxKept
+	if p.always != nil && fits {
+		p.always = ix.intern(p.always)
 	}
 	if !fits {
 		return p
 	}
+	p.kept = true
 	if same, loaded := s.plans.LoadOrStore(key, p); loaded {
 		return same.(*plan)
 	}
@@ -229,6 +236,9 @@ func (ix *Index) combine(p *plan, candidates []int32) *Grant {
 		roles = append(roles, p.maybe[i].role)
 	}
 	g := newGrant(roles)
+	if !p.kept {
+		return g
+	}
 
 	ix.mu.Lock()
 	defer ix.mu.Unlock()

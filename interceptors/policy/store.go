@@ -39,6 +39,8 @@ type Store struct {
 	path     string
 	log      *slog.Logger
 	onReload func(Event)
+	refusing string        // what the log says of a file that is refused
+	taking   string        // and of one that is taken
 	settle   time.Duration // how long a file must hold still before Run takes it
 	poll     time.Duration // how often Run looks without being told
 
@@ -61,7 +63,10 @@ func NewStore(path string, log *slog.Logger, onReload func(Event)) (*Store, erro
 	if onReload == nil {
 		onReload = func(Event) {}
 	}
-	s := &Store{path: path, log: log, onReload: onReload, settle: 100 * time.Millisecond, poll: 10 * time.Second}
+	s := &Store{
+		path: path, log: log, onReload: onReload, settle: 100 * time.Millisecond, poll: 10 * time.Second,
+		refusing: "policy refused; the one before stays in force", taking: "policy in force",
+	}
 	r := s.read()
 	ix, err := r.compile(path)
 	if err != nil {
@@ -69,6 +74,16 @@ func NewStore(path string, log *slog.Logger, onReload func(Event)) (*Store, erro
 	}
 	ix.generation = 1
 	s.current.Store(ix)
+	return s, nil
+}
+
+// NewShadowStore is NewStore for a policy that is not enforced: the log says so.
+func NewShadowStore(path string, log *slog.Logger, onReload func(Event)) (*Store, error) {
+	s, err := NewStore(path, log, onReload)
+	if err != nil {
+		return nil, err
+	}
+	s.refusing, s.taking = "shadow policy refused; decisions are compared with the one before", "shadow policy, not enforced: decisions are compared with it"
 	return s, nil
 }
 
@@ -151,7 +166,7 @@ func (s *Store) apply(ctx context.Context, r reading) error {
 	if err != nil {
 		s.failure.Store(&err)
 		s.refused = r.state()
-		s.log.ErrorContext(ctx, "policy refused; the one before stays in force",
+		s.log.ErrorContext(ctx, s.refusing,
 			slog.String("file", s.path), slog.Uint64("generation", before.generation), slog.Any("error", err))
 		s.onReload(Event{Generation: before.generation, Digest: r.digest, Err: err})
 		return err
@@ -160,7 +175,7 @@ func (s *Store) apply(ctx context.Context, r reading) error {
 	s.current.Store(ix)
 	s.failure.Store(nil)
 	s.refused = ""
-	s.log.InfoContext(ctx, "policy in force",
+	s.log.InfoContext(ctx, s.taking,
 		slog.String("file", s.path), slog.Uint64("generation", ix.generation), slog.String("digest", ix.digest))
 	s.onReload(Event{Generation: ix.generation, Digest: ix.digest})
 	return nil

@@ -139,7 +139,10 @@ type Record struct {
 	// if it did not come to that.
 	Decision string `protobuf:"bytes,26,opt,name=decision,proto3" json:"decision,omitempty"`
 	// What the shadow policy would have decided; absent if there is none.
-	Shadow        *Shadow `protobuf:"bytes,27,opt,name=shadow,proto3" json:"shadow,omitempty"`
+	Shadow *Shadow `protobuf:"bytes,27,opt,name=shadow,proto3" json:"shadow,omitempty"`
+	// Of a refused handshake: the SPIFFE ID that the certificate named. It is NOT
+	// proved. Empty if there was none.
+	ClaimedId     string `protobuf:"bytes,28,opt,name=claimed_id,json=claimedId,proto3" json:"claimed_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -363,6 +366,13 @@ func (x *Record) GetShadow() *Shadow {
 	return nil
 }
 
+func (x *Record) GetClaimedId() string {
+	if x != nil {
+		return x.ClaimedId
+	}
+	return ""
+}
+
 // User is on whose behalf a workload called, proved by a token.
 type User struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -577,7 +587,7 @@ var File_sallyport_audit_v1_record_proto protoreflect.FileDescriptor
 
 const file_sallyport_audit_v1_record_proto_rawDesc = "" +
 	"\n" +
-	"\x1fsallyport/audit/v1/record.proto\x12\x12sallyport.audit.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x95\b\n" +
+	"\x1fsallyport/audit/v1/record.proto\x12\x12sallyport.audit.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb4\b\n" +
 	"\x06Record\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12,\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x18.sallyport.audit.v1.KindR\x04kind\x12.\n" +
@@ -606,7 +616,9 @@ const file_sallyport_audit_v1_record_proto_rawDesc = "" +
 	"\x04user\x18\x18 \x01(\v2\x18.sallyport.audit.v1.UserR\x04user\x12#\n" +
 	"\rpolicy_digest\x18\x19 \x01(\tR\fpolicyDigest\x12\x1a\n" +
 	"\bdecision\x18\x1a \x01(\tR\bdecision\x122\n" +
-	"\x06shadow\x18\x1b \x01(\v2\x1a.sallyport.audit.v1.ShadowR\x06shadow\x1a:\n" +
+	"\x06shadow\x18\x1b \x01(\v2\x1a.sallyport.audit.v1.ShadowR\x06shadow\x12\x1d\n" +
+	"\n" +
+	"claimed_id\x18\x1c \x01(\tR\tclaimedId\x1a:\n" +
 	"\fRefusedEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"l\n" +
