@@ -20,11 +20,18 @@ var _ jwtbundle.Source = (*Source)(nil)
 
 var errNoJWTBundles = errors.New("source was opened without JWT bundles")
 
+// maxJWTAway is how long JWT bundles are used that may be out of date because the
+// Workload API is away. An X.509-SVID bounds that by itself, a bundle does not.
+const maxJWTAway = time.Hour
+
 // GetJWTBundleForTrustDomain returns the newest JWT bundle of a trust domain. It
-// is an error if the Workload API gives none, the source was opened without
-// Config.JWTBundles or is closed.
+// is an error if the Workload API gives none or has been away for an hour, the
+// source was opened without Config.JWTBundles or is closed.
 func (s *Source) GetJWTBundleForTrustDomain(td spiffeid.TrustDomain) (*jwtbundle.Bundle, error) {
+	away := s.jwt.now.Load()
 	switch bundles := s.jwt.current.Load(); {
+	case away != nil && time.Since(away.since) > maxJWTAway:
+		return nil, fmt.Errorf("JWT bundles are too old: the Workload API has been away since %s", away.since.UTC().Format(time.RFC3339))
 	case s.watcher.current.Load() == nil:
 		return nil, errClosed
 	case bundles == nil:

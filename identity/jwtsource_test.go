@@ -4,6 +4,7 @@ import (
 	"context"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/spiffe/go-spiffe/v2/svid/jwtsvid"
@@ -65,6 +66,18 @@ func TestJWTRefused(t *testing.T) {
 	} {
 		if err := tt.call(); err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%s: error %v, want %q", tt.name, err, tt.want)
+		}
+	}
+}
+
+// Bundles that may long be out of date verify nothing.
+func TestJWTBundlesGrowOld(t *testing.T) {
+	a := startAuthority(t, devauthority.Config{Dir: shortDir(t), Workloads: devauthority.DefaultWorkloads()})
+	s := open(t, identity.Config{WorkloadAPI: a.Socket("server"), JWTBundles: true})
+	for since, good := range map[time.Duration]bool{time.Minute: true, 2 * time.Hour: false} {
+		identity.AwaySince(s, time.Now().Add(-since))
+		if _, err := s.GetJWTBundleForTrustDomain(home); (err == nil) != good {
+			t.Errorf("away for %v: %v", since, err)
 		}
 	}
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -191,77 +190,17 @@ func (s callStory) writePolicy(b *strings.Builder) {
 	}
 }
 
-// unheld are the variables of conditions that a record does not hold, or not for
-// each message of a stream, with the flag that gives them.
-var unheld = map[string]string{"groups": "user-group", "scopes": "user-scope", "amr": "user-amr", "acr": "user-acr", "rows": "rows", "now": "time"}
+// unheld is said wherever claims of a user or circumstances count: what of them
+// the record does not hold, and what gives it.
+const unheld = "conditions or users count here, and the record does not hold a user's groups, scopes and methods of authentication, " +
+	"nor the rows and time of each message; --user-group, --user-scope, --user-amr, --user-acr, --rows and --time give them"
 
-var variable = regexp.MustCompile(`\buser\s*\.\s*(groups|scopes|amr|acr)\b|\b(rows|now)\b`)
-
-// unrecorded tells which bindings and rules of the caller look at what the record
-// does not hold, and what would give it.
-func unrecorded(p *configv1.Policy, e policy.Explanation, r *auditv1.Record, given func(string) bool) []string {
-	var notes []string
-	// Rows are counted over all messages, after the policy has let them in.
-	held := map[string]bool{
-		"now":  r.GetMessagesReceived() <= 1,
-		"rows": r.GetMessagesReceived() == 0 || r.GetMessagesReceived() == 1 && r.GetDecision() == policy.Allowed.String(),
+// unrecorded is unheld, if a condition was evaluated or a binding asked about the
+// call's user.
+func unrecorded(_ *configv1.Policy, e policy.Explanation, _ *auditv1.Record, _ func(string) bool) []string {
+	if slices.ContainsFunc(e.Rules, func(rule policy.ConsideredRule) bool { return rule.Value != "" }) ||
+		e.User != nil && slices.ContainsFunc(e.Bindings, func(b policy.MatchedBinding) bool { return b.User != "" }) {
+		return []string{unheld}
 	}
-	missing := func(at string, names []string) {
-		names = slices.DeleteFunc(names, func(name string) bool {
-			_, circumstance := held[name]
-			return given(unheld[name]) || held[name] || !circumstance && r.GetUser() == nil
-		})
-		slices.Sort(names)
-		for _, name := range slices.Compact(names) {
-			notes = append(notes, fmt.Sprintf("%s looks at %s, which the record does not hold; --%s gives it", at, describe(name), unheld[name]))
-		}
-	}
-	var roles []string
-	for _, b := range e.Bindings {
-		roles = append(roles, b.Role)
-		u := p.GetBindings()[b.Index].GetUser()
-		var names []string
-		for name, values := range map[string][]string{"groups": u.GetGroups(), "scopes": u.GetScopes(), "amr": u.GetAmr(), "acr": u.GetAcr()} {
-			if len(values) > 0 {
-				names = append(names, name)
-			}
-		}
-		missing(fmt.Sprintf("bindings[%d]", b.Index), names)
-	}
-	for _, role := range p.GetRoles() {
-		if !slices.Contains(roles, role.GetName()) {
-			continue
-		}
-		for i, rule := range role.GetRules() {
-			if !concerns(rule, r) {
-				continue
-			}
-			var names []string
-			for _, match := range variable.FindAllStringSubmatch(rule.GetWhen(), -1) {
-				names = append(names, cmp.Or(match[1], match[2]))
-			}
-			missing(fmt.Sprintf("role %s rules[%d]", role.GetName(), i), names)
-		}
-	}
-	return notes
-}
-
-// concerns is whether the rule has the action and the model of the call; every
-// model if the call names none.
-func concerns(rule *configv1.Rule, r *auditv1.Record) bool {
-	return slices.ContainsFunc(rule.GetActions(), func(a configv1.Action) bool { return a.String() == r.GetAction() }) &&
-		(r.GetModel() == "" || slices.ContainsFunc(rule.GetModels(), func(pattern string) bool {
-			prefix, ok := strings.CutSuffix(pattern, "*")
-			return pattern == r.GetModel() || ok && strings.HasPrefix(r.GetModel(), prefix)
-		}))
-}
-
-func describe(name string) string {
-	switch name {
-	case "rows":
-		return "the rows of one message"
-	case "now":
-		return "the time of one message"
-	}
-	return "the user's " + name
+	return nil
 }

@@ -18,6 +18,8 @@
 package svidfiles
 
 import (
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -25,6 +27,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // Names of files.
@@ -166,8 +169,26 @@ func (d *Dir) current() (string, error) {
 	return target, err
 }
 
+// expires is until when the SVID that readers see is good; the zero time if there
+// is none that can be read.
+func (d *Dir) expires() time.Time {
+	content, err := os.ReadFile(filepath.Join(d.path, currentLink, SVIDFile))
+	if err != nil {
+		return time.Time{}
+	}
+	block, _ := pem.Decode(content)
+	if block == nil {
+		return time.Time{}
+	}
+	leaf, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return time.Time{}
+	}
+	return leaf.NotAfter
+}
+
 // clean removes what no reader needs: sets but the current and the previous one,
-// and links to files that the current set does not have.
+// and links of ours to files that the current set does not have.
 func (d *Dir) clean() error {
 	current, err := d.current()
 	if err != nil {
@@ -186,7 +207,8 @@ func (d *Dir) clean() error {
 		case e.Name() == newLink:
 			errs = append(errs, os.Remove(path))
 		case ours(e.Name()):
-			if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+			target, _ := os.Readlink(path)
+			if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) && target == filepath.Join(currentLink, e.Name()) {
 				errs = append(errs, os.Remove(path))
 			}
 		}

@@ -81,13 +81,17 @@ func Once(ctx context.Context, dir *Dir, src Source, cfg Config) error {
 // replace writes until it has succeeded, ctx is done or there is something newer
 // to write.
 func replace(ctx context.Context, dir *Dir, svid *x509svid.SVID, bundles *x509bundle.Set, updated <-chan struct{}, cfg Config) {
-	expires := slog.Time("expires", svid.Certificates[0].NotAfter)
+	expires := svid.Certificates[0].NotAfter
 	for wait := firstRetry; ; wait = min(2*wait, lastRetry) {
 		err := dir.Write(svid, bundles)
 		if err == nil {
 			break
 		}
-		cfg.Log.LogAttrs(ctx, slog.LevelError, "SVID not written, trying again", slog.Duration("in", wait), expires, slog.Any("error", err))
+		attrs := []slog.Attr{slog.Duration("in", wait), slog.Any("error", err), slog.Time("new_expires", expires)}
+		if inPlace := dir.expires(); !inPlace.IsZero() {
+			attrs = append(attrs, slog.Time("files_expire", inPlace))
+		}
+		cfg.Log.LogAttrs(ctx, slog.LevelError, "SVID not written, trying again", attrs...)
 		select {
 		case <-time.After(wait):
 		case <-updated:
@@ -97,7 +101,7 @@ func replace(ctx context.Context, dir *Dir, svid *x509svid.SVID, bundles *x509bu
 		}
 	}
 	cfg.Log.LogAttrs(ctx, slog.LevelInfo, "SVID written", slog.String("id", svid.ID.String()),
-		slog.String("serial", svid.Certificates[0].SerialNumber.Text(16)), expires, slog.Int("bundles", bundles.Len()))
+		slog.String("serial", svid.Certificates[0].SerialNumber.Text(16)), slog.Time("expires", expires), slog.Int("bundles", bundles.Len()))
 	if cfg.Replaced == nil {
 		return
 	}

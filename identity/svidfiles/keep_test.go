@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -66,8 +67,8 @@ type kept struct {
 	dir    string
 	mu     sync.Mutex // guards log
 	log    bytes.Buffer
-	hooks  int   // read after synctest.Wait
-	hook   error // set before an update
+	hooks  atomic.Int32 // calls of Replaced
+	fails  atomic.Bool  // whether Replaced fails
 	result chan error
 	stop   context.CancelFunc
 }
@@ -79,8 +80,14 @@ func keep(t *testing.T, dir string, s set) *kept {
 	d := open(t, dir)
 	go func() {
 		k.result <- svidfiles.Keep(ctx, d, k.src, svidfiles.Config{
-			Log:      slog.New(slog.NewTextHandler(k, nil)),
-			Replaced: func(context.Context) error { k.hooks++; return k.hook },
+			Log: slog.New(slog.NewTextHandler(k, nil)),
+			Replaced: func(context.Context) error {
+				k.hooks.Add(1)
+				if k.fails.Load() {
+					return errors.New("reload did not work")
+				}
+				return nil
+			},
 		})
 	}()
 	synctest.Wait()
@@ -122,12 +129,12 @@ func TestKeepFollows(t *testing.T) {
 		k := keep(t, dir, all[0])
 		k.is(t, all[0])
 		for i, s := range all[1:] {
-			k.hook = errors.New("reload did not work") // which ends nothing
+			k.fails.Store(true) // which ends nothing
 			k.src.change(func(src *source) { src.now = s })
 			synctest.Wait()
 			k.is(t, s)
-			if k.hooks != i+2 || k.said("reload did not work") != i+1 {
-				t.Errorf("%d calls, said %d times", k.hooks, k.said("reload did not work"))
+			if n := k.hooks.Load(); int(n) != i+2 || k.said("reload did not work") != i+1 {
+				t.Errorf("%d calls, said %d times", n, k.said("reload did not work"))
 			}
 		}
 		k.ends(t, nil)
@@ -169,8 +176,8 @@ func TestKeepTriesAgain(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		synctest.Wait()
 		k.is(t, all[0])
-		if n := k.said("SVID not written, trying again"); n != 4 || k.hooks != 1 { // after 0, 1, 3 and 7 s
-			t.Errorf("said %d times, %d calls", n, k.hooks)
+		if n := k.said("SVID not written, trying again"); n != 4 || k.hooks.Load() != 1 { // after 0, 1, 3 and 7 s
+			t.Errorf("said %d times, %d calls", n, k.hooks.Load())
 		}
 		if err := os.RemoveAll(current); err != nil {
 			t.Fatal(err)
@@ -178,8 +185,42 @@ func TestKeepTriesAgain(t *testing.T) {
 		time.Sleep(30 * time.Second)
 		synctest.Wait()
 		k.is(t, all[1])
-		if k.hooks != 2 {
-			t.Errorf("%d calls", k.hooks)
+		if n := k.hooks.Load(); n != 2 {
+			t.Errorf("%d calls", n)
+		}
+		k.ends(t, nil)
+	})
+}
+
+// TestKeepSaysHowLongFilesAreGood: of what cannot be written the log says until
+// when it would be good, and until when the files that stay are.
+func TestKeepSaysHowLongFilesAreGood(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		ca := identitytest.NewCA(t, "sallyport.test")
+		issue := func(valid time.Duration) set {
+			return set{ca.SVID(t, "/clinic", identitytest.Valid(time.Now(), time.Now().Add(valid))), x509bundle.NewSet(ca.Bundle())}
+		}
+		expires := func(s set) string { return s.svid.Certificates[0].NotAfter.Format("2006-01-02T15:04:05.000Z07:00") }
+		key := filepath.Join(dir, "key.pem")
+		before, after := issue(time.Hour), issue(2*time.Hour)
+		k := keep(t, dir, before)
+		if err := errors.Join(os.Remove(key), os.WriteFile(key, []byte("precious"), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		k.src.change(func(src *source) { src.now = after })
+		synctest.Wait()
+		if k.said("new_expires="+expires(after)+" files_expire="+expires(before)) != 1 || k.hooks.Load() != 1 {
+			t.Errorf("%d calls, and it says %s", k.hooks.Load(), k.log.String())
+		}
+		if err := os.Remove(key); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		k.is(t, after)
+		if n := k.hooks.Load(); n != 2 {
+			t.Errorf("%d calls", n)
 		}
 		k.ends(t, nil)
 	})

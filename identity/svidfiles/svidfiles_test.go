@@ -233,3 +233,66 @@ func TestWriteRefuses(t *testing.T) {
 		t.Error("the file is gone")
 	}
 }
+
+// TestNameTaken: a name that somebody takes while the directory is kept stops the
+// replacement before anybody sees it, leaves nothing behind and is not touched.
+func TestNameTaken(t *testing.T) {
+	const partner = "bundle.partner.test.pem"
+	file := func(path string) error { return os.WriteFile(path, []byte("precious"), 0o600) }
+	dangling := func(path string) error { return os.Symlink("/nowhere/at/all", path) }
+	for _, tt := range []struct {
+		name  string
+		taken string
+		first bool // whether nothing has been written before
+		take  func(path string) error
+	}{
+		{name: "the SVID by a file", taken: "svid.pem", take: file},
+		{name: "the key by a file", taken: "key.pem", take: file},
+		{name: "the key by a link to nowhere", taken: "key.pem", take: dangling},
+		{name: "a bundle that arrives by a file", taken: partner, take: file},
+		{name: "a bundle that arrives by a link to nowhere", taken: partner, take: dangling},
+		{name: "a bundle before the first", taken: partner, first: true, take: file},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			dir := t.TempDir()
+			d := open(t, dir)
+			all := sets(t, 3)
+			own, _ := all[0].bundles.Get(home)
+			all[0].bundles = x509bundle.NewSet(own) // partner.test comes with the second
+			if !tt.first {
+				write(t, d, all[0])
+			}
+			path := filepath.Join(dir, tt.taken)
+			_ = os.Remove(path)
+			if err := tt.take(path); err != nil {
+				t.Fatal(err)
+			}
+			before := listing(t, dir)
+			for range 4 {
+				if err := d.Write(all[1].svid, all[1].bundles); err == nil || !strings.Contains(err.Error(), tt.taken) {
+					t.Fatalf("error %v", err)
+				}
+			}
+			if diff := cmp.Diff(before, listing(t, dir)); diff != "" {
+				t.Errorf("something is left behind: %s", diff)
+			}
+			if target, err := os.Readlink(path); err == nil && target != "/nowhere/at/all" {
+				t.Errorf("what was in the way is now a link to %s", target)
+			}
+			if tt.first {
+				if exists(filepath.Join(dir, ".current")) {
+					t.Error("there is a current set")
+				}
+			} else if svid, err := resolved(dir); err != nil || !svid.Certificates[0].Equal(all[0].svid.Certificates[0]) {
+				t.Errorf("the set before is not in place: %v", err)
+			}
+			if err := os.Remove(path); err != nil {
+				t.Fatal(err)
+			}
+			write(t, d, all[2])
+			if svid, err := read(dir); err != nil || !svid.Certificates[0].Equal(all[2].svid.Certificates[0]) {
+				t.Errorf("afterwards: %v", err)
+			}
+		})
+	}
+}

@@ -33,18 +33,25 @@ func (d *Dir) Write(svid *x509svid.SVID, bundles *x509bundle.Set) error {
 	if err != nil {
 		return fmt.Errorf("write SVID to %s: %w", d.path, err)
 	}
-	if err := d.swap(set); err != nil {
+	if err := d.replace(set, files); err != nil {
 		return errors.Join(fmt.Errorf("replace SVID in %s: %w", d.path, err), d.clean())
-	}
-	for _, f := range files {
-		if err := d.link(f.name); err != nil {
-			return fmt.Errorf("replace SVID in %s: %w", d.path, err)
-		}
 	}
 	if err := errors.Join(d.clean(), syncDir(d.path)); err != nil {
 		return fmt.Errorf("replace SVID in %s: %w", d.path, err)
 	}
 	return nil
+}
+
+// replace makes the links to a set, then the set the current one: a name that is
+// taken is found while the set before is still in place, and a link to what is
+// not there yet harms nobody. What it has made before an error, clean removes.
+func (d *Dir) replace(set string, files []file) error {
+	for _, f := range files {
+		if err := d.link(f.name); err != nil {
+			return err
+		}
+	}
+	return d.swap(set)
 }
 
 func contents(svid *x509svid.SVID, bundles *x509bundle.Set) ([]file, error) {

@@ -24,57 +24,66 @@ const (
 	fetchTimeout = 10 * time.Second
 )
 
-// fetch gets an issuer's key set, blocking until ctx is done at the latest.
-type fetch func(ctx context.Context) ([]byte, error)
+// fetch gets an issuer's key set and says where it is, blocking until ctx is done
+// at the latest. Its errors say where themselves.
+type fetch func(ctx context.Context) (doc []byte, from string, err error)
 
 // fetchFile reads the key set from a file.
 func fetchFile(path string) fetch {
-	return func(context.Context) ([]byte, error) {
+	return func(context.Context) ([]byte, string, error) {
 		// Opening what is no file, such as a pipe, could block for ever.
 		if info, err := os.Stat(path); err != nil {
-			return nil, err
+			return nil, "", err
 		} else if !info.Mode().IsRegular() {
-			return nil, fmt.Errorf("%s is not a file", path)
+			return nil, "", fmt.Errorf("%s is not a file", path)
 		}
 		f, err := os.Open(path) //nolint:gosec // the operator names it
 		if err != nil {
-			return nil, err
+			return nil, "", err
 		}
 		defer f.Close() //nolint:errcheck // only read
-		return io.ReadAll(bound(f))
+		return readAll(bound(f), path)
 	}
 }
 
 // fetchWeb gets the key set from the issuer's web server; where it is there is
 // asked anew each time, unless the configuration says.
 func fetchWeb(cfg OIDC) fetch {
-	return func(ctx context.Context) ([]byte, error) {
+	return func(ctx context.Context) ([]byte, string, error) {
 		client, err := newClient(cfg.CAFile)
 		if err != nil {
-			return nil, err
+			return nil, "", err
 		}
 		jwksURL := cfg.JWKSURL
 		if jwksURL == "" {
 			if jwksURL, err = discover(ctx, client, cfg.Issuer); err != nil {
-				return nil, fmt.Errorf("discovery: %w", err)
+				return nil, "", fmt.Errorf("discovery: %w", err)
 			}
 		}
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, jwksURL, nil)
 		if err != nil {
-			return nil, err
+			return nil, "", err
 		}
 		req.Header.Set("Accept", "application/jwk-set+json, application/json")
 		req.Header.Set("Cache-Control", "no-cache")
 		resp, err := client.Do(req)
 		if err != nil {
-			return nil, err
+			return nil, "", err
 		}
 		defer resp.Body.Close() //nolint:errcheck // only read
 		if resp.StatusCode != http.StatusOK {
-			return nil, fmt.Errorf("get %s: %s", jwksURL, resp.Status)
+			return nil, "", fmt.Errorf("get %s: %s", jwksURL, resp.Status)
 		}
-		return io.ReadAll(resp.Body)
+		return readAll(resp.Body, clip(jwksURL))
 	}
+}
+
+func readAll(r io.Reader, from string) ([]byte, string, error) {
+	doc, err := io.ReadAll(r)
+	if err != nil {
+		return nil, "", fmt.Errorf("%s: %w", from, err)
+	}
+	return doc, from, nil
 }
 
 // discover asks the issuer where its keys are. The issuer that the document names

@@ -3,7 +3,7 @@ package usertoken
 import (
 	"context"
 	"crypto/sha256"
-	"errors"
+	"fmt"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -45,7 +45,10 @@ type keySet struct {
 	state  atomic.Pointer[state]
 	wanted chan struct{} // has one element if a call wants a fetch
 
-	refused bool // the log says that tokens are refused; the goroutine's own
+	expiry *time.Timer // runs out when the keys may be too old
+
+	logging sync.Mutex // guards what follows, and the order of the log
+	tooOld  bool       // the log says that the keys are too old
 
 	mu       sync.Mutex    // guards what follows
 	running  bool          // an attempt is under way
@@ -81,6 +84,7 @@ func newKeySet(cfg OIDC, now func() time.Time, log *slog.Logger) *keySet {
 		k.fetch = fetchFile(cfg.JWKSFile)
 		k.interval = min(k.interval, filePoll)
 	}
+	k.expiry = time.NewTimer(k.maxAge)
 	k.state.Store(&state{})
 	return k
 }
@@ -100,6 +104,9 @@ func (k *keySet) stop() {
 func (k *keySet) run(ctx context.Context) {
 	defer close(k.ended)
 	defer k.state.Store(&state{err: errClosed})
+	var watch sync.WaitGroup
+	defer watch.Wait()
+	watch.Go(func() { k.watch(ctx) })
 	retry := retryFirst
 	for {
 		wait := k.interval
@@ -141,10 +148,12 @@ func (k *keySet) update(ctx context.Context) bool {
 	last := k.state.Load()
 	fetchCtx, cancel := context.WithTimeout(ctx, fetchTimeout)
 	defer cancel()
-	doc, err := k.fetch(fetchCtx)
+	doc, from, err := k.fetch(fetchCtx)
 	next := &state{set: last.set, digest: sha256.Sum256(doc), had: began}
 	if err == nil && (last.set == nil || next.digest != last.digest) {
-		next.set, err = parseJWKS(doc, k.algs)
+		if next.set, err = parseJWKS(doc, k.algs); err != nil {
+			err = fmt.Errorf("%s: %w", from, err)
+		}
 	}
 	if ctx.Err() != nil {
 		return false
@@ -153,29 +162,11 @@ func (k *keySet) update(ctx context.Context) bool {
 		next = &state{set: last.set, digest: last.digest, had: last.had, err: brief(err)}
 	}
 	k.state.Store(next)
+	if err == nil {
+		k.expiry.Reset(k.remaining(next))
+	}
 	k.report(ctx, last, next)
 	return err == nil
-}
-
-// report logs what has changed between two attempts.
-func (k *keySet) report(ctx context.Context, last, next *state) {
-	switch {
-	case next.err == nil && (next.set != last.set || last.err != nil):
-		level := slog.LevelInfo
-		if len(next.set.keys) == 0 {
-			level = slog.LevelWarn
-		}
-		k.log.LogAttrs(ctx, level, "keys of an issuer of tokens received",
-			slog.Any("kids", next.set.ids()), slog.Int("unusable", next.set.unusable))
-	case next.err != nil:
-		refused := !k.fresh(next)
-		if last.err != nil && last.err.Error() == next.err.Error() && refused == k.refused {
-			return
-		}
-		k.refused = refused
-		k.log.LogAttrs(ctx, slog.LevelWarn, "keys of an issuer of tokens cannot be fetched, trying again",
-			slog.Any("error", next.err), slog.Bool("tokens_refused", refused))
-	}
 }
 
 // fresh tells whether the state has keys that are not too old.
@@ -232,7 +223,7 @@ func (k *keySet) look(s *state, alg jose.SignatureAlgorithm, kid string) (key an
 	case s.err != nil:
 		return nil, 0, k.unavailable(s.err)
 	default:
-		return nil, 0, k.unavailable(errors.New("they are too old"))
+		return nil, 0, k.unavailable(errTooOld)
 	}
 }
 
