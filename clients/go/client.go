@@ -33,7 +33,8 @@ type Config struct {
 	ServerID spiffeid.Matcher
 	// Token gives the token of the user on whose behalf calls are made, for every
 	// call anew; nil if there is none. It is sent as the bearer of `authorization`
-	// and only to a server whose identity was proved. It must not block for long.
+	// and only to a server whose identity was proved. It may be called concurrently
+	// and must not block for long.
 	Token func(context.Context) (string, error)
 	// Retry says how often a unary call is made again.
 	Retry Retry
@@ -112,7 +113,10 @@ func (c *Client) shutdown() error {
 	return c.source.Close()
 }
 
-// Predict runs a model once. It is Predict of the generated client.
+// Predict runs a model once. It is Predict of the generated client. Once a server
+// has answered, a call is also made again while that server's SVID or the client's
+// own has expired. The attempts reach over half a second by default, and a Workload
+// API may be away for longer: see Config.Retry.
 func (c *Client) Predict(ctx context.Context, r *inferencev1.PredictRequest, opts ...grpc.CallOption) (*inferencev1.PredictResponse, error) {
 	return inferencev1.NewPredictionServiceClient(c).Predict(ctx, r, opts...)
 }
@@ -135,7 +139,7 @@ func (c *Client) invoke(ctx context.Context, method string, request, answer any,
 	if err != nil {
 		return err
 	}
-	return g.conn.Invoke(ctx, method, request, answer, opts...)
+	return g.explain(g.conn.Invoke(ctx, method, request, answer, opts...))
 }
 
 // again tells whether the call that ended with err may have more luck. reached is
@@ -156,7 +160,7 @@ func (c *Client) NewStream(ctx context.Context, desc *grpc.StreamDesc, method st
 	}
 	stream, err := g.conn.NewStream(ctx, desc, method, opts...)
 	if err != nil {
-		return nil, err
+		return nil, g.explain(err)
 	}
 	return &movingStream{stream, g.retired}, nil
 }

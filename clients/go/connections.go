@@ -139,6 +139,7 @@ func (c *connections) ended(g *generation) {
 // a server nears its end.
 func (c *connections) follow(ctx context.Context, updated <-chan struct{}) {
 	failed := 0
+	because := ""          // why a move is due, until it is made
 	var wait time.Duration // until the next attempt after one that failed
 	for {
 		g := c.current // only this goroutine changes it
@@ -163,31 +164,33 @@ func (c *connections) follow(ctx context.Context, updated <-chan struct{}) {
 			return
 		}
 		timer.Stop()
-		due := failed > 0 || !time.Now().Before(g.servers.moveAt())
-		if svid, err := c.source.GetX509SVID(); err == nil && svid != g.svid {
-			due = due || !svid.Certificates[0].Equal(g.svid.Certificates[0])
+		if svid, err := c.source.GetX509SVID(); err == nil && svid != g.svid && !svid.Certificates[0].Equal(g.svid.Certificates[0]) {
+			because = "we have a newer SVID"
+		} else if because == "" && !time.Now().Before(g.servers.moveAt()) {
+			because = "the server's SVID ends soon"
 		}
-		if !due {
+		if because == "" {
 			continue
 		}
-		err := c.move(ctx)
+		err := c.move(ctx, because)
 		if ctx.Err() != nil {
 			return
 		}
 		if err == nil {
-			failed = 0
+			failed, because = 0, ""
 			continue
 		}
 		wait = min(minMove<<min(failed, 8), maxMove)
 		failed++
 		c.log.LogAttrs(ctx, slog.LevelWarn, "no new connection, the old one goes on",
-			slog.Any("error", err), slog.Time("identity_expires", g.svid.Certificates[0].NotAfter))
+			slog.String("because", because), slog.Any("error", err), slog.Time("identity_expires", g.svid.Certificates[0].NotAfter))
 	}
 }
 
 // move lets new calls go over a new generation. If the current one works, the new
 // one must work too; the error is that it does not, and nothing has changed.
-func (c *connections) move(ctx context.Context) error {
+// because is for the log.
+func (c *connections) move(ctx context.Context, because string) error {
 	next, err := c.generation()
 	if err != nil {
 		return err
@@ -213,6 +216,7 @@ func (c *connections) move(ctx context.Context) error {
 		c.finish(old)
 	}
 	c.log.LogAttrs(ctx, slog.LevelInfo, "calls go over a new connection",
+		slog.String("because", because),
 		slog.String("id", next.svid.ID.String()),
 		slog.String("serial", next.svid.Certificates[0].SerialNumber.Text(16)),
 		slog.Time("expires", next.svid.Certificates[0].NotAfter))

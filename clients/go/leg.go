@@ -185,8 +185,8 @@ func (s *Stream) receive(l *leg) {
 			stop()
 			continue
 		}
-		var done bool
-		if done, err = s.take(l, m.GetResult()); !done {
+		var goesOn bool
+		if goesOn, err = s.take(l, m.GetResult()); !goesOn {
 			stop()
 		}
 	}
@@ -197,8 +197,8 @@ func (s *Stream) receive(l *leg) {
 	l.ended <- err
 }
 
-// take takes a result. done is that the RPC goes on.
-func (s *Stream) take(l *leg, r *inferencev1.StreamResult) (done bool, err error) {
+// take takes a result. goesOn is whether more batches may be sent on the RPC.
+func (s *Stream) take(l *leg, r *inferencev1.StreamResult) (goesOn bool, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	b := l.sent[r.GetSequence()]

@@ -195,7 +195,7 @@ func apart(t *testing.T, w *world, ttl time.Duration) *devauthority.Authority {
 	if err := copyKeys(dir+"/authority", w.dir+"/authority"); err != nil {
 		t.Fatal(err)
 	}
-	w.authority = startAuthority(t, dir, ttl)
+	w.dir, w.authority = dir, startAuthority(t, dir, ttl)
 	return servers
 }
 
@@ -206,7 +206,8 @@ func TestClientRotates(t *testing.T) {
 	const ttl = 12 * time.Second
 	w := newWorld(t, time.Hour)
 	apart(t, w, ttl)
-	c := w.as(t, "clinic", sallyport.Config{})
+	var log lines
+	c := w.as(t, "clinic", sallyport.Config{Log: slog.New(slog.NewTextHandler(&log, nil))})
 	s, err := c.Stream(t.Context(), sallyport.StreamConfig{Model: breastCancer})
 	if err != nil {
 		t.Fatal(err)
@@ -228,6 +229,9 @@ func TestClientRotates(t *testing.T) {
 	if n := len(s.CallIDs()); n != 2 {
 		t.Errorf("%d RPCs", n)
 	}
+	if log.count(`because="we have a newer SVID"`) != 1 {
+		t.Error(log.String())
+	}
 }
 
 // Only the server rotates: calls leave each of its SVIDs before it ends. None is
@@ -248,8 +252,8 @@ func TestServerRotates(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if n := log.count("calls go over a new connection"); n < 2 {
-		t.Errorf("moved %d times", n)
+	if n := log.count("calls go over a new connection"); n < 2 || log.count(`because="the server's SVID ends soon"`) != n {
+		t.Errorf("moved %d times: %s", n, log.String())
 	}
 	open := func(want int) {
 		t.Helper()
@@ -277,10 +281,14 @@ func (l *lines) Write(p []byte) (int, error) {
 	return l.text.Write(p)
 }
 
-func (l *lines) count(what string) int {
+func (l *lines) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return strings.Count(l.text.String(), what)
+	return l.text.String()
+}
+
+func (l *lines) count(what string) int {
+	return strings.Count(l.String(), what)
 }
 
 // The identity of the server ends and it has no newer one: the client speaks to

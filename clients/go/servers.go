@@ -119,6 +119,7 @@ type serverCredentials struct {
 // ClientHandshake blocks until the server is verified or ctx is done.
 func (c *serverCredentials) ClientHandshake(ctx context.Context, authority string, raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	conn, info, err := c.TransportCredentials.ClientHandshake(ctx, authority, raw)
+	err = markExpired(err)
 	c.servers.mu.Lock()
 	c.servers.last = err
 	c.servers.mu.Unlock()

@@ -41,6 +41,11 @@ var ErrModelChanged = errors.New("the model has changed since the stream was ope
 // answered is sent again. Every batch has exactly one result, however often it
 // was sent; each sending costs quota and is recorded.
 //
+// It waits in the same way, as Retry says, while the server's SVID or the
+// client's own has expired, as both do when the Workload API is away for long;
+// the error of Recv says so if that lasts. A server or a client that is refused
+// for any other reason ends the stream at once.
+//
 // No more batches than the server's window are in memory: their inputs until
 // they are answered, their results until Recv takes them.
 //
@@ -85,7 +90,8 @@ type batch struct {
 
 // OpenStream opens a stream of batches over a connection of the caller's own and
 // blocks until the server has opened it. The stream ends with ctx. Over a Client,
-// use its Stream.
+// use its Stream: of a connection of another kind it is not known whether an SVID
+// has expired, and one that is refused ends the stream.
 func OpenStream(ctx context.Context, conn grpc.ClientConnInterface, cfg StreamConfig) (*Stream, error) {
 	s := newStream(ctx, conn, cfg)
 	s.again = func(err error) bool { return retriable(err, s.opened != nil) }
@@ -96,7 +102,7 @@ func OpenStream(ctx context.Context, conn grpc.ClientConnInterface, cfg StreamCo
 }
 
 func newStream(ctx context.Context, conn grpc.ClientConnInterface, cfg StreamConfig) *Stream {
-	cfg.Retry = cfg.Retry.withDefaults(10)
+	cfg.Retry = cfg.Retry.withDefaults(12)
 	s := &Stream{conn: conn, cfg: cfg, over: make(chan struct{}), due: 1, held: make(map[uint64]*inferencev1.StreamResult)}
 	s.ctx, s.cancel = context.WithCancel(ctx)
 	return s

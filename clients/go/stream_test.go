@@ -296,6 +296,33 @@ func TestStreamResumes(t *testing.T) {
 	}
 }
 
+// A server that takes nothing for 25 s, as when the Workload API is away, does not
+// end a stream.
+func TestStreamWaits(t *testing.T) {
+	for range 20 { // the waits are spread
+		synctest.Test(t, func(t *testing.T) {
+			var away time.Time
+			server := &script{rpc: func(n int, _ *inferencev1.StreamOpen, s serverStream) error {
+				if n == 1 {
+					away = time.Now()
+					return errors.Join(accept(s), echoSome(s, 3))
+				}
+				if time.Since(away) < 25*time.Second {
+					return refusal(codes.Unavailable, "DRAINING")
+				}
+				return errors.Join(accept(s), echo(s))
+			}}
+			s, err := sallyport.OpenStream(t.Context(), serveInMemory(t, server), sallyport.StreamConfig{Model: "m"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, err := exchange(s, 10); !errors.Is(err, io.EOF) || len(got) != 10 {
+				t.Errorf("results of %v, and %v", got, err)
+			}
+		})
+	}
+}
+
 // What resuming cannot mend ends the stream, after the results that were there.
 func TestStreamEnds(t *testing.T) {
 	end := func(err error) func(int, serverStream) error {
@@ -317,7 +344,7 @@ func TestStreamEnds(t *testing.T) {
 				return errors.Join(accept(s), echoSome(s, 3))
 			}
 			return refusal(codes.ResourceExhausted, "QUOTA_STREAMS")
-		}, "ResourceExhausted", 11},
+		}, "ResourceExhausted", 13},
 		{"cancelled by the server", end(refusal(codes.Canceled, "CANCELLED")), "Canceled", 1},
 		{"answer to what was not sent", func(_ int, s serverStream) error {
 			return errors.Join(accept(s), echoSome(s, 3), s.Send(answer(&inferencev1.StreamBatch{Sequence: 99})))
@@ -342,19 +369,19 @@ func TestStreamEnds(t *testing.T) {
 				return errors.Join(accept(s), echoSome(s, 3))
 			}
 			return accept(s)
-		}, "ended the stream before it answered every batch", 11},
+		}, "ended the stream before it answered every batch", 13},
 		{"cannot be opened any more", func(n int, s serverStream) error {
 			if n == 1 {
 				return errors.Join(accept(s), echoSome(s, 3))
 			}
 			return refusal(codes.Unavailable, "DRAINING")
-		}, "Unavailable", 11},
+		}, "Unavailable", 13},
 		{"always drains", func(n int, s serverStream) error {
 			if n == 1 {
 				return errors.Join(accept(s), echoSome(s, 3))
 			}
 			return errors.Join(accept(s), s.Send(draining))
-		}, "answers no more batches", 11},
+		}, "answers no more batches", 13},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
