@@ -39,6 +39,7 @@ type Sources struct {
 	PolicyGeneration func() uint64
 	PolicyStale      func() bool
 	Connections      func() int
+	IssuersUnusable  func() int
 	// ShadowGeneration is 0 if there is no shadow policy.
 	ShadowGeneration func() uint64
 	ShadowStale      func() bool
@@ -122,6 +123,8 @@ func NewMetrics(src Sources) *Metrics {
 			func() float64 { return float64(src.ShadowGeneration()) }),
 		gauge("sallyport_shadow_stale", "1 while the file of the shadow policy is bad and an older one is compared with.",
 			truth(src.ShadowStale)),
+		gauge("sallyport_issuers_unusable", "Issuers of users' tokens whose keys cannot be had, so that their tokens are refused.",
+			func() float64 { return float64(src.IssuersUnusable()) }),
 		gauge("sallyport_connections", "Connections open now.",
 			func() float64 { return float64(src.Connections()) }),
 		gauge("sallyport_workload_api_away", "1 while the Workload API does not answer and the server goes on with the identity it has.",

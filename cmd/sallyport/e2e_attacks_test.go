@@ -291,6 +291,9 @@ func TestAttacks(t *testing.T) {
 		t.Fatalf("a good token: %v", err)
 	}
 	answered()
+	if _, body, err := s.get(t.Context(), "/readyz"); err != nil || !strings.Contains(body, "users: ok: 1 issuer\n") {
+		t.Errorf("/readyz: %v\n%s", err, body)
+	}
 
 	seen := make(map[string]int)
 	for _, r := range s.records(t) {

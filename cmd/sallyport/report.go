@@ -203,7 +203,32 @@ func (p *process) readiness() []server.Check {
 				return note
 			},
 		},
+		{
+			Name: "users",
+			Err:  func() error { return nil }, // callers without a user are served all the same
+			Note: func() string {
+				if p.users == nil {
+					return "none are taken"
+				}
+				return strings.Join(append([]string{count(len(p.issuers), "issuer")}, p.unusableIssuers()...), ", ")
+			},
+		},
 	}
+}
+
+// unusableIssuers are the issuers whose tokens are refused for want of keys, and
+// why.
+func (p *process) unusableIssuers() []string {
+	if p.users == nil {
+		return nil
+	}
+	var unusable []string
+	for _, is := range p.users.Issuers() {
+		if !is.Usable {
+			unusable = append(unusable, fmt.Sprintf("tokens of %s are refused: %v", is.Issuer, is.Err))
+		}
+	}
+	return unusable
 }
 
 // away says since when the Workload API does not answer; empty while it does.
@@ -229,6 +254,7 @@ func (p *process) sources(limiter *quota.Limiter) server.Sources {
 		PolicyGeneration: func() uint64 { return p.policy.Load().Generation() },
 		PolicyStale:      func() bool { return p.policy.LastError() != nil },
 		Connections:      func() int { return p.creds.Connections() },
+		IssuersUnusable:  func() int { return len(p.unusableIssuers()) },
 		ShadowGeneration: p.shadowGeneration,
 		ShadowStale:      func() bool { return p.shadow != nil && p.shadow.LastError() != nil },
 		WorkloadAPIAway:  func() bool { since, _ := p.source.Away(); return !since.IsZero() },
