@@ -91,7 +91,8 @@ func (k *keySet) report(ctx context.Context, last, next *state) {
 	k.logging.Lock()
 	defer k.logging.Unlock()
 	if next.err == nil {
-		if next.set != last.set || last.err != nil || k.tooOld {
+		fresh := k.fresh(next) // unless the attempt took too long
+		if next.set != last.set || last.err != nil || k.tooOld && fresh {
 			level := slog.LevelInfo
 			if len(next.set.keys) == 0 {
 				level = slog.LevelWarn
@@ -99,7 +100,7 @@ func (k *keySet) report(ctx context.Context, last, next *state) {
 			k.log.LogAttrs(ctx, level, "keys of an issuer of tokens received",
 				slog.Any("kids", next.set.ids()), slog.Int("unusable", next.set.unusable))
 		}
-		k.tooOld = false
+		k.tooOld = k.tooOld && !fresh
 		return
 	}
 	refused := !k.fresh(next)
