@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -79,7 +80,7 @@ func verifyAudit(w io.Writer, dir string, heads []string) error {
 		return fmt.Errorf("the audit log does NOT verify beyond %s: %w", count64(report.Records, "record"), tampered)
 	}
 	if err != nil {
-		return err
+		return whereLog(err, "--dir")
 	}
 	if _, err := fmt.Fprintf(w, "the audit log verifies: %s in %s, %d bytes\n",
 		count64(report.Records, "record"), count(report.Segments, "segment"), report.Bytes); err != nil {
@@ -97,6 +98,14 @@ func verifyAudit(w io.Writer, dir string, heads []string) error {
 	}
 	_, err = fmt.Fprintf(w, "head  %s\n", report.Head)
 	return err
+}
+
+// whereLog adds to the error of a log that is not in dir what to give.
+func whereLog(err error, flag string) error {
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return fmt.Errorf("%w\n  give the log's directory with %s: audit.directory in sallyport.yaml, ./dev/audit with 'sallyport dev'", err, flag)
 }
 
 // count64 is count for a sequence.

@@ -68,13 +68,15 @@ sallyport.audit.v1.Record; it has more than the table.`,
 	}
 	f := cmd.Flags()
 	f.StringVar(&flags.dir, "dir", defaultAuditDir, "directory of the log")
-	f.StringVar(&flags.filter.Caller, "caller", "", "SPIFFE ID of the caller; with /* at its end, all below it")
+	f.StringVar(&flags.filter.Caller, "caller", "", "SPIFFE ID of the caller, also as claimed in a refused handshake; with /* at its end, all below it")
+	f.StringVar(&flags.filter.User, "user", "", "subject of the user on whose behalf the call was made")
 	f.StringVar(&flags.filter.Model, "model", "", "name of the model; with * at its end, a prefix")
 	f.StringVar(&flags.filter.Action, "action", "", "action, such as PREDICT")
 	completeWords(cmd, "action", actions()...)
 	f.StringVar(&flags.code, "code", "", "status code, such as PERMISSION_DENIED or 7; OK for calls that were answered")
 	completeWords(cmd, "code", codeNames()...)
 	f.StringVar(&flags.filter.Reason, "reason", "", "reason of the refusal, such as POLICY_DENIED")
+	completeWords(cmd, "reason", recordReasons...)
 	f.StringVar(&flags.filter.CallID, "call", "", "id of the call")
 	choiceVar(cmd, &flags.kind, "kind", "what the record is about", slices.Sorted(maps.Keys(kinds))...)
 	f.StringVar(&flags.since, "since", "", "earliest time, or how long ago")
@@ -101,6 +103,9 @@ func (f *showFlags) resolve(now time.Time) error {
 		errs = append(errs, fmt.Errorf("--action %q: must be one of %s", f.filter.Action, strings.Join(actions(), ", ")))
 	}
 	f.filter.Reason = strings.ToUpper(f.filter.Reason)
+	if f.filter.Reason != "" && !slices.Contains(recordReasons, f.filter.Reason) {
+		errs = append(errs, fmt.Errorf("--reason %q: must be one of %s", f.filter.Reason, strings.Join(recordReasons, ", ")))
+	}
 	f.filter.Kind = kinds[f.kind]
 	if f.last < 0 {
 		errs = append(errs, fmt.Errorf("--last %d: must not be negative", f.last))
@@ -151,6 +156,13 @@ func parseTime(s string, now time.Time) (time.Time, error) {
 }
 
 func showAudit(ctx context.Context, w io.Writer, dir string, flags *showFlags) error {
+	if id := flags.filter.CallID; id != "" && !flags.follow {
+		r, err := findCall(dir, id)
+		if err != nil {
+			return whereLog(err, "--dir")
+		}
+		flags.filter.CallID = r.GetCallId() // in its own case
+	}
 	write := writeRecord
 	if flags.json {
 		write = func(w io.Writer, r *auditv1.Record) error { return writeMessage(w, r) }
@@ -159,7 +171,7 @@ func showAudit(ctx context.Context, w io.Writer, dir string, flags *showFlags) e
 	}
 	next, err := showRecords(w, audit.Records(dir, 0), flags, write)
 	if err != nil || !flags.follow {
-		return err
+		return whereLog(err, "--dir")
 	}
 	following := *flags
 	following.last = 0

@@ -48,7 +48,7 @@ func (f *clientFlags) register(cmd *cobra.Command) {
 	flags.StringVar(&f.server, "server", "", "address of the server, HOST:PORT (default $"+serverEnv+")")
 	flags.StringVar(&f.socket, "socket", "", "socket of the SPIFFE Workload API, a path or unix:///path (default $"+workloadapi.SocketEnv+")")
 	flags.StringVar(&f.serverID, "server-id", "", "SPIFFE ID that the server must have (default any with the path "+identity.ServerPath+")")
-	flags.StringVar(&f.tokenFile, "token-file", "", "file with the token of the user on whose behalf to call; read for each call")
+	flags.StringVar(&f.tokenFile, "token-file", "", "file with the token of the user on whose behalf to call, without Bearer; read for each call")
 	flags.DurationVar(&f.timeout, "timeout", 30*time.Second, "longest that the command may take")
 }
 
@@ -84,6 +84,10 @@ func dial(ctx context.Context, flags clientFlags) (*client, error) {
 		}
 		authorize = identity.ServerID(id)
 	}
+	token, err := flags.token()
+	if err != nil {
+		return nil, err
+	}
 	socket := cmp.Or(flags.socket, os.Getenv(workloadapi.SocketEnv))
 	if err := checkSocket(socket); err != nil {
 		return nil, err
@@ -92,7 +96,7 @@ func dial(ctx context.Context, flags clientFlags) (*client, error) {
 		Server:      server,
 		WorkloadAPI: socket,
 		ServerID:    authorize,
-		Token:       flags.token(),
+		Token:       token,
 		Retry:       sallyport.Retry{Attempts: 3},
 		// Some of the time is left to find out why there is none.
 		StartTimeout: cmp.Or(min(flags.timeout/2, maxIdentityWait), maxIdentityWait),
@@ -123,17 +127,32 @@ func checkSocket(socket string) error {
 // maxToken bounds what is read from a token's file.
 const maxToken = 64 << 10
 
-// token reads the token for each call; nil if there is none. White space around it
-// is not part of it.
-func (f *clientFlags) token() func(context.Context) (string, error) {
+// token reads the token for each call; nil if there is none. One that cannot be
+// used is an error of usage, found before anybody is called.
+func (f *clientFlags) token() (func(context.Context) (string, error), error) {
 	if f.tokenFile == "" {
-		return nil
+		return nil, nil //nolint:nilnil // the workload calls for itself
 	}
-	return func(context.Context) (string, error) {
-		raw, err := configfile.Read(f.tokenFile, maxToken)
-		if err != nil {
-			return "", usage(fmt.Errorf("--token-file: %w", err))
-		}
-		return strings.TrimSpace(string(raw)), nil
+	_, err := readToken(f.tokenFile)
+	return func(context.Context) (string, error) { return readToken(f.tokenFile) }, err
+}
+
+// readToken is the token in a file; white space around it is not part of it. No
+// error holds any of it.
+func readToken(path string) (string, error) {
+	raw, err := configfile.Read(path, maxToken)
+	if err != nil {
+		return "", usage(fmt.Errorf("--token-file: %w", err))
 	}
+	token := strings.TrimSpace(string(raw))
+	scheme, _, two := strings.Cut(token, " ")
+	switch {
+	case token == "":
+		return "", usage(fmt.Errorf("--token-file %s: it is empty", path))
+	case two && strings.EqualFold(scheme, "Bearer"):
+		return "", usage(fmt.Errorf("--token-file %s: only the token, without Bearer", path))
+	case strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }):
+		return "", usage(fmt.Errorf("--token-file %s: it must hold one token and nothing else", path))
+	}
+	return token, nil
 }

@@ -88,7 +88,7 @@ func runDemo(ctx context.Context, out io.Writer, keep string) (err error) {
 	defer stop()
 	ready, ended := make(chan string, 1), make(chan error, 1)
 	go func() {
-		ended <- runDev(serving, devFlags{dir: dir, listen: "127.0.0.1:0", admin: "127.0.0.1:0"},
+		ended <- runDev(serving, devFlags{dir: dir, listen: "127.0.0.1:0", admin: "127.0.0.1:0", ttl: defaultTTL},
 			slog.New(slog.NewTextHandler(logFile, nil)), nil, func(address string) { ready <- address })
 	}()
 	select {

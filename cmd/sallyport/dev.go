@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"syscall"
 	"text/template"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -33,6 +34,8 @@ type devFlags struct {
 	dir    string
 	listen string
 	admin  string
+	// ttl is how long an X.509-SVID holds.
+	ttl time.Duration
 }
 
 func newDev() *cobra.Command {
@@ -75,6 +78,7 @@ printed: ready ADDRESS. For development: who can open a socket is that workload.
 	cmd.Flags().StringVar(&flags.dir, "dir", "dev", "directory that holds everything")
 	cmd.Flags().StringVar(&flags.listen, "listen", "", "address of the server; unless given, what sallyport.yaml says, at first 127.0.0.1:7443")
 	cmd.Flags().StringVar(&flags.admin, "admin", "", "address of /livez, /readyz and /metrics; unless given, what sallyport.yaml says, at first 127.0.0.1:7480")
+	cmd.Flags().DurationVar(&flags.ttl, "svid-ttl", defaultTTL, "how long an X.509-SVID holds; a new one is issued when half of it has passed, so that a short one shows rotation")
 	logFlag(cmd, &level)
 	return cmd
 }
@@ -89,13 +93,20 @@ func runDev(ctx context.Context, flags devFlags, log *slog.Logger, hangups <-cha
 	if err := layOut(flags); err != nil {
 		return err
 	}
-	authority, err := devauthority.Start(devauthority.Config{Dir: flags.dir, Workloads: workloads, Log: log})
+	authority, err := devauthority.Start(devauthority.Config{Dir: flags.dir, Workloads: workloads, TTL: flags.ttl, Log: log})
 	if err != nil {
 		return err
 	}
 	err = serveDev(ctx, flags, log, hangups, ready)
 	return errors.Join(err, authority.Close())
 }
+
+const (
+	// defaultTTL is how long an X.509-SVID holds.
+	defaultTTL = time.Hour
+	// minTTL is the shortest that it can: certificates count whole seconds.
+	minTTL = 2 * time.Second
+)
 
 // check finds what is wrong before anything is written.
 func (f devFlags) check(workloads []devauthority.Workload) error {
@@ -105,6 +116,9 @@ func (f devFlags) check(workloads []devauthority.Workload) error {
 	}
 	if err := configfile.Parse("--listen or --admin", cfg, &configv1.Server{}); err != nil {
 		return err
+	}
+	if f.ttl < minTTL {
+		return fmt.Errorf("--svid-ttl %v: must be at least %v", f.ttl, minTTL)
 	}
 	dir, err := filepath.Abs(f.dir)
 	if err != nil {

@@ -9,6 +9,6 @@ func newIdentity() *cobra.Command {
 		Args:  args(cobra.NoArgs),
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newIdentityWrite())
+	cmd.AddCommand(newIdentityWrite(), newIdentityToken())
 	return cmd
 }

@@ -11,7 +11,6 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	auditv1 "github.com/sallyport/sallyport/gen/go/sallyport/audit/v1"
-	configv1 "github.com/sallyport/sallyport/gen/go/sallyport/config/v1"
 	"github.com/sallyport/sallyport/interceptors/policy"
 )
 
@@ -197,7 +196,7 @@ const unheld = "conditions or users count here, and the record does not hold a u
 
 // unrecorded is unheld, if a condition was evaluated or a binding asked about the
 // call's user.
-func unrecorded(_ *configv1.Policy, e policy.Explanation, _ *auditv1.Record, _ func(string) bool) []string {
+func unrecorded(e policy.Explanation) []string {
 	if slices.ContainsFunc(e.Rules, func(rule policy.ConsideredRule) bool { return rule.Value != "" }) ||
 		e.User != nil && slices.ContainsFunc(e.Bindings, func(b policy.MatchedBinding) bool { return b.User != "" }) {
 		return []string{unheld}

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	configv1 "github.com/sallyport/sallyport/gen/go/sallyport/config/v1"
+	"github.com/sallyport/sallyport/interceptors/policy"
 )
 
 func newPolicyCheck() *cobra.Command {
@@ -17,7 +18,8 @@ func newPolicyCheck() *cobra.Command {
 		Use:   "check FILE",
 		Short: "Tell whether a policy is good, and sum it up",
 		Long: `Tell whether the server would take a policy, and sum it up. Faults are named
-with their line or place in the file; the exit code is then 2.`,
+with their line or place in the file; the exit code is then 2. Each role has a line for each of its
+rules and bindings, with the condition and the users that they ask for.`,
 		Example: `  sallyport policy check policy.yaml`,
 		Args:    args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, a []string) error {
@@ -31,37 +33,45 @@ with their line or place in the file; the exit code is then 2.`,
 }
 
 func sumUp(w io.Writer, path string, p *configv1.Policy) error {
-	callers := make(map[string][]string) // by role
-	for _, b := range p.GetBindings() {
-		callers[b.GetRole()] = append(callers[b.GetRole()], b.GetCallers()...)
-	}
 	if _, err := fmt.Fprintf(w, "%s is good: %s, %s, %s\n", path,
 		count(len(p.GetRoles()), "role"), count(len(p.GetBindings()), "binding"), count(len(p.GetBlocked()), "block")); err != nil {
 		return err
 	}
-	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	callers := make(map[string][]string) // by role, a line a binding
+	for _, b := range p.GetBindings() {
+		line := strings.Join(b.GetCallers(), ", ")
+		if b.GetUser() != nil {
+			line += " " + policy.Terms(b.GetUser(), "")
+		}
+		callers[b.GetRole()] = append(callers[b.GetRole()], line)
+	}
+	var table strings.Builder
+	tw := tabwriter.NewWriter(&table, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(tw, "ROLE\tALLOWS\tCALLERS") //nolint:errcheck // Flush returns it
 	for _, r := range p.GetRoles() {
-		var allows []string
-		for _, rule := range r.GetRules() {
-			var actions []string
-			for _, a := range rule.GetActions() {
-				actions = append(actions, a.String())
-			}
-			text := strings.Join(actions, ",")
-			if len(rule.GetModels()) > 0 {
-				text += " on " + strings.Join(rule.GetModels(), ",")
-			}
-			allows = append(allows, text)
+		name, bound := r.GetName(), callers[r.GetName()]
+		if len(bound) == 0 {
+			bound = []string{"nobody"}
 		}
-		bound := strings.Join(callers[r.GetName()], ", ")
-		if bound == "" {
-			bound = "nobody"
+		for i := range max(len(r.GetRules()), len(bound)) {
+			allows, callers := "", ""
+			if i < len(r.GetRules()) {
+				allows = ruleText(r.GetRules()[i])
+			}
+			if i < len(bound) {
+				callers = bound[i]
+			}
+			fmt.Fprintf(tw, "%s\t%s\t%s\n", name, printable(allows), printable(callers)) //nolint:errcheck // Flush returns it
+			name = ""
 		}
-		fmt.Fprintf(tw, "%s\t%s\t%s\n", r.GetName(), printable(strings.Join(allows, "; ")), printable(bound)) //nolint:errcheck // Flush returns it
 	}
 	if err := tw.Flush(); err != nil {
 		return err
+	}
+	for line := range strings.Lines(table.String()) {
+		if _, err := fmt.Fprintln(w, strings.TrimRight(line, " \n")); err != nil {
+			return err
+		}
 	}
 	for _, b := range p.GetBlocked() {
 		who := strings.Join(slices.Concat(b.GetCallers(), b.GetAddresses()), ", ")
@@ -70,4 +80,20 @@ func sumUp(w io.Writer, path string, p *configv1.Policy) error {
 		}
 	}
 	return nil
+}
+
+// ruleText is what a rule allows, and when.
+func ruleText(rule *configv1.Rule) string {
+	var actions []string
+	for _, a := range rule.GetActions() {
+		actions = append(actions, a.String())
+	}
+	text := strings.Join(actions, ",")
+	if len(rule.GetModels()) > 0 {
+		text += " on " + strings.Join(rule.GetModels(), ",")
+	}
+	if rule.GetWhen() != "" {
+		text += " " + policy.Terms(nil, rule.GetWhen())
+	}
+	return text
 }

@@ -60,7 +60,7 @@ The exit code is 0 if it is or was allowed and 3 if not.`,
 			if cmd.Flags().Changed("audit") {
 				return usage(errors.New("--audit goes with --call"))
 			}
-			return runExplain(cmd.OutOrStdout(), flags)
+			return runExplain(cmd.OutOrStdout(), cmd.Flags(), flags)
 		},
 	}
 	f := cmd.Flags()
@@ -76,7 +76,7 @@ The exit code is 0 if it is or was allowed and 3 if not.`,
 	f.StringArrayVar(&flags.user.scopes, "user-scope", nil, "scope of the token; may be repeated")
 	f.StringArrayVar(&flags.user.amr, "user-amr", nil, "method by which the user authenticated, such as mfa; may be repeated")
 	f.StringVar(&flags.user.acr, "user-acr", "", "class of that authentication")
-	f.Int64Var(&flags.rows, "rows", 0, "rows asked for")
+	f.Int64Var(&flags.rows, "rows", 0, "rows asked for (default 0; with --call, those of the record)")
 	f.StringVar(&flags.time, "time", "", "when, as in RFC 3339, or how long ago, such as 90m (default now)")
 	f.StringVar(&flags.call, "call", "", "id of a call in the audit log; then who, what and when are taken from there")
 	f.StringVar(&flags.audit, "audit", defaultAuditDir, "directory of the audit log, for --call")
@@ -146,7 +146,7 @@ func (f *userFlags) claims() bool {
 	return len(f.groups)+len(f.scopes)+len(f.amr)+len(f.acr) > 0
 }
 
-func runExplain(w io.Writer, flags explainFlags) error {
+func runExplain(w io.Writer, given *pflag.FlagSet, flags explainFlags) error {
 	r, err := flags.request(time.Now())
 	if err != nil {
 		return usage(err)
@@ -159,12 +159,21 @@ func runExplain(w io.Writer, flags explainFlags) error {
 	if flags.json {
 		err = json.NewEncoder(w).Encode(e)
 	} else {
-		_, err = fmt.Fprintln(w, e)
+		text := e.String()
+		if !given.Changed("rows") && slices.ContainsFunc(e.Rules, readsRows) {
+			text += "\nnote: no --rows given, taken as 0"
+		}
+		_, err = fmt.Fprintln(w, text)
 	}
 	if err == nil && !e.Allowed {
 		return denied(fmt.Errorf("refused: %s", e.Outcome))
 	}
 	return err
+}
+
+// readsRows is whether the rule has a condition that was evaluated and names rows.
+func readsRows(r policy.ConsideredRule) bool {
+	return r.Value != "" && strings.Contains(r.When, "rows")
 }
 
 // fromRecord are the flags for what --call takes from the record.

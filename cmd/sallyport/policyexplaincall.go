@@ -49,14 +49,14 @@ func runExplainCall(w io.Writer, given *pflag.FlagSet, flags explainFlags) error
 	}
 	record, err := findCall(flags.audit, flags.call)
 	if err != nil {
-		return err
+		return whereLog(err, "--audit")
 	}
 	if record.GetUser() == nil && flags.user.claims() {
 		return usage(fmt.Errorf("call %s had no user whose claims could be given", flags.call))
 	}
 	story := callStory{record: record}
 	if given.Changed("policy") {
-		if story.Policy, err = askPolicy(record, flags, given.Changed); err != nil {
+		if story.Policy, err = askPolicy(record, flags); err != nil {
 			return err
 		}
 	}
@@ -121,12 +121,12 @@ func wasRefused(r *auditv1.Record) bool {
 }
 
 // askPolicy asks the policy that the flags name about the call.
-func askPolicy(r *auditv1.Record, flags explainFlags, given func(string) bool) (*askedPolicy, error) {
+func askPolicy(r *auditv1.Record, flags explainFlags) (*askedPolicy, error) {
 	data, err := policy.ReadFile(flags.policy)
 	if err != nil {
 		return nil, usage(err)
 	}
-	p, index, err := parsePolicy(data, flags.policy)
+	_, index, err := parsePolicy(data, flags.policy)
 	if err != nil {
 		return nil, err
 	}
@@ -146,7 +146,7 @@ func askPolicy(r *auditv1.Record, flags explainFlags, given func(string) bool) (
 		whole(&e, index.MayEver(request))
 		asked.Notes = append(asked.Notes, "the record names no model: what follows is whether the caller may do this on any model at all")
 	}
-	asked.Notes = append(asked.Notes, unrecorded(p, e, r, given)...)
+	asked.Notes = append(asked.Notes, unrecorded(e)...)
 	if asked.Decided && r.GetDecision() != "" && r.GetDecision() != e.Outcome.String() {
 		asked.Notes = append(asked.Notes, fmt.Sprintf("the record says %s and this %s: the decision rests on something that the record does not hold",
 			printable(r.GetDecision()), e.Outcome))
