@@ -68,9 +68,9 @@ printed: ready ADDRESS. For development: who can open a socket is that workload.
 			if err != nil {
 				return usage(err)
 			}
-			hangups, stop := notifyHangups()
-			defer stop()
-			return runDev(cmd.Context(), flags, log, hangups, func(address string) {
+			heard := notifyServerSignals()
+			defer heard.release()
+			return runDev(cmd.Context(), flags, log, heard, func(address string) {
 				_, _ = fmt.Fprintf(cmd.OutOrStdout(), "ready %s\n", address)
 			})
 		},
@@ -83,9 +83,9 @@ printed: ready ADDRESS. For development: who can open a socket is that workload.
 	return cmd
 }
 
-// runDev runs authority and server until ctx ends. Each value from hangups
-// reloads policy and models; ready is called once calls are answered.
-func runDev(ctx context.Context, flags devFlags, log *slog.Logger, hangups <-chan os.Signal, ready func(address string)) error {
+// runDev runs authority and server until ctx ends. ready is called once calls
+// are answered.
+func runDev(ctx context.Context, flags devFlags, log *slog.Logger, heard *serverSignals, ready func(address string)) error {
 	workloads := devauthority.DefaultWorkloads()
 	if err := flags.check(workloads); err != nil {
 		return usage(err)
@@ -97,7 +97,7 @@ func runDev(ctx context.Context, flags devFlags, log *slog.Logger, hangups <-cha
 	if err != nil {
 		return err
 	}
-	err = serveDev(ctx, flags, log, hangups, ready)
+	err = serveDev(ctx, flags, log, heard, ready)
 	return errors.Join(err, authority.Close())
 }
 
@@ -133,7 +133,7 @@ func (f devFlags) check(workloads []devauthority.Workload) error {
 	return nil
 }
 
-func serveDev(ctx context.Context, flags devFlags, log *slog.Logger, hangups <-chan os.Signal, ready func(address string)) error {
+func serveDev(ctx context.Context, flags devFlags, log *slog.Logger, heard *serverSignals, ready func(address string)) error {
 	cfg, err := loadConfig(filepath.Join(flags.dir, "sallyport.yaml"))
 	if err != nil {
 		return usage(err)
@@ -150,7 +150,7 @@ func serveDev(ctx context.Context, flags devFlags, log *slog.Logger, hangups <-c
 	}
 	// The listener is open: a call made now is answered.
 	ready(p.listener.Addr().String())
-	return p.run(ctx, hangups)
+	return p.run(ctx, heard)
 }
 
 // render is one of the templates with the flags in it.

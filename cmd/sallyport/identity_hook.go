@@ -24,7 +24,7 @@ type hook struct {
 	pidFile string
 }
 
-// signals are those that programs take as a word to read their files again, or
+// serverSignals are those that programs take as a word to read their files again, or
 // to end.
 var signals = map[string]syscall.Signal{
 	"HUP": syscall.SIGHUP, "INT": syscall.SIGINT, "QUIT": syscall.SIGQUIT, "TERM": syscall.SIGTERM,

@@ -5,18 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
-	"os/signal"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/sallyport/sallyport/server"
 )
 
 // run serves until ctx ends and then stops in the order that loses nothing.
-// Each value from hangups reloads policy and models.
-func (p *process) run(ctx context.Context, hangups <-chan os.Signal) error {
+func (p *process) run(ctx context.Context, heard *serverSignals) error {
 	p.announce()
 	var background sync.WaitGroup
 	working, stop := context.WithCancel(context.WithoutCancel(ctx))
@@ -39,7 +35,7 @@ func (p *process) run(ctx context.Context, hangups <-chan os.Signal) error {
 	background.Go(func() {
 		for {
 			select {
-			case <-hangups:
+			case <-heard.hangups:
 				p.reload(working)
 			case <-working.Done():
 				return
@@ -47,7 +43,7 @@ func (p *process) run(ctx context.Context, hangups <-chan os.Signal) error {
 		}
 	})
 
-	background.Go(func() { p.cutOnSignal(ctx, working) })
+	background.Go(func() { p.cutOnSignal(working, heard) })
 
 	err := p.server.Serve(serving, p.listener)
 	if cause := context.Cause(serving); !errors.Is(cause, context.Canceled) {
@@ -62,22 +58,18 @@ func (p *process) run(ctx context.Context, hangups <-chan os.Signal) error {
 	return err
 }
 
-// cutOnSignal waits for the signal that ends the drain: the one after that
-// which ended ctx. A further one ends the process.
-func (p *process) cutOnSignal(ctx, working context.Context) {
-	select {
-	case <-ctx.Done():
-	case <-working.Done():
-		return
+// cutOnSignal ends the drain at the second signal to stop. A further one ends
+// the process.
+func (p *process) cutOnSignal(working context.Context, heard *serverSignals) {
+	for range 2 {
+		select {
+		case <-heard.stops:
+		case <-working.Done():
+			return
+		}
 	}
-	again := make(chan os.Signal, 1)
-	signal.Notify(again, os.Interrupt, syscall.SIGTERM)
-	defer signal.Stop(again)
-	select {
-	case <-again:
-		p.server.Cut()
-	case <-working.Done():
-	}
+	heard.releaseStops()
+	p.server.Cut()
 }
 
 // closeTimeout bounds the end of all parts but the audit log, whose own timeout

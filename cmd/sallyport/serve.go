@@ -1,12 +1,6 @@
 package main
 
-import (
-	"os"
-	"os/signal"
-	"syscall"
-
-	"github.com/spf13/cobra"
-)
+import "github.com/spf13/cobra"
 
 func newServe() *cobra.Command {
 	var path, level string
@@ -30,27 +24,19 @@ and stop; a second one cuts off what is still open.`,
 			if err != nil {
 				return usage(err)
 			}
-			hangups, stop := notifyHangups()
-			defer stop()
+			heard := notifyServerSignals()
+			defer heard.release()
 			ctx := cmd.Context()
 			p, err := assemble(ctx, cfg, log)
 			if err != nil {
 				return err
 			}
-			return p.run(ctx, hangups)
+			return p.run(ctx, heard)
 		},
 	}
 	cmd.Flags().StringVarP(&path, "config", "c", "sallyport.yaml", "configuration file")
 	logFlag(cmd, &level)
 	return cmd
-}
-
-// notifyHangups catches SIGHUP until stop is called. Call it before anything
-// that takes time: until then the signal ends the process.
-func notifyHangups() (hangups <-chan os.Signal, stop func()) {
-	c := make(chan os.Signal, 1)
-	signal.Notify(c, syscall.SIGHUP)
-	return c, func() { signal.Stop(c) }
 }
 
 // logFlag adds the flag that newLogger reads.

@@ -49,6 +49,24 @@ func TestSecondSignal(t *testing.T) {
 	}
 }
 
+// No signal is lost between the first and the moment at which a second is looked for.
+func TestTwoSignalsAtOnce(t *testing.T) {
+	s := startServe(t, newSite(t, "bounds: {drain_timeout: 3600s}\n"))
+	if _, _, err := s.as(t, "clinic").open(t.Context(), breastCancer); err != nil {
+		t.Fatal(err)
+	}
+	for _, signal := range []os.Signal{syscall.SIGTERM, syscall.SIGINT} {
+		if err := s.cmd.Process.Signal(signal); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.says(t, "no more draining")
+	s.stopped(t)
+	if len(s.calls(t)) != 1 {
+		t.Errorf("calls on record: %v", s.calls(t))
+	}
+}
+
 // Each SIGHUP is answered with a line about the policy and one about the models.
 func TestHangupIsAnswered(t *testing.T) {
 	dir := newSite(t, "")
