@@ -35,6 +35,12 @@ const (
 	Kind_KIND_HANDSHAKE Kind = 2
 	// Something that happened to the server: start, stop, a reload.
 	Kind_KIND_EVENT Kind = 3
+	// The log's own: a signed checkpoint over all records before this one.
+	Kind_KIND_CHECKPOINT Kind = 4
+	// The log's own: the key that the sealed records behind it are sealed with.
+	Kind_KIND_KEY Kind = 5
+	// The log's own: the oldest records are about to be deleted.
+	Kind_KIND_RETENTION Kind = 6
 )
 
 // Enum value maps for Kind.
@@ -44,12 +50,18 @@ var (
 		1: "KIND_CALL",
 		2: "KIND_HANDSHAKE",
 		3: "KIND_EVENT",
+		4: "KIND_CHECKPOINT",
+		5: "KIND_KEY",
+		6: "KIND_RETENTION",
 	}
 	Kind_value = map[string]int32{
 		"KIND_UNSPECIFIED": 0,
 		"KIND_CALL":        1,
 		"KIND_HANDSHAKE":   2,
 		"KIND_EVENT":       3,
+		"KIND_CHECKPOINT":  4,
+		"KIND_KEY":         5,
+		"KIND_RETENTION":   6,
 	}
 )
 
@@ -81,6 +93,10 @@ func (Kind) EnumDescriptor() ([]byte, []int) {
 }
 
 // Record is one entry of the audit log. It never holds an input or an output.
+//
+// Where records are encrypted at rest, what is stored has sequence, kind, time,
+// call_id and sealed, and all else is in sealed. Records of the log's own are not
+// encrypted.
 type Record struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Position in the log, from 1 without gaps; given by the log.
@@ -142,7 +158,23 @@ type Record struct {
 	Shadow *Shadow `protobuf:"bytes,27,opt,name=shadow,proto3" json:"shadow,omitempty"`
 	// Of a refused handshake: the SPIFFE ID that the certificate named. It is NOT
 	// proved. Empty if there was none.
-	ClaimedId     string `protobuf:"bytes,28,opt,name=claimed_id,json=claimedId,proto3" json:"claimed_id,omitempty"`
+	ClaimedId string `protobuf:"bytes,28,opt,name=claimed_id,json=claimedId,proto3" json:"claimed_id,omitempty"`
+	// Bytes of the messages received, as they came off the wire.
+	BytesReceived uint64 `protobuf:"varint,29,opt,name=bytes_received,json=bytesReceived,proto3" json:"bytes_received,omitempty"`
+	// Bytes of the messages sent, likewise.
+	BytesSent uint64 `protobuf:"varint,30,opt,name=bytes_sent,json=bytesSent,proto3" json:"bytes_sent,omitempty"`
+	// How long models ran for the call, all batches together.
+	ModelDuration *durationpb.Duration `protobuf:"bytes,31,opt,name=model_duration,json=modelDuration,proto3" json:"model_duration,omitempty"`
+	// Of KIND_CHECKPOINT: the checkpoint, a signed note (C2SP tlog-checkpoint) over
+	// the tree of all records before this one.
+	Checkpoint string `protobuf:"bytes,32,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`
+	// Of KIND_RETENTION: the last sequence that may be missing from now on.
+	RemovedThrough uint64 `protobuf:"varint,33,opt,name=removed_through,json=removedThrough,proto3" json:"removed_through,omitempty"`
+	// Of KIND_KEY: the key of the sealed records behind it, wrapped.
+	WrappedKey *WrappedKey `protobuf:"bytes,34,opt,name=wrapped_key,json=wrappedKey,proto3" json:"wrapped_key,omitempty"`
+	// An encoded Record with the rest of this one's fields, sealed by
+	// XChaCha20-Poly1305: nonce[24] || ciphertext.
+	Sealed        []byte `protobuf:"bytes,35,opt,name=sealed,proto3" json:"sealed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -373,6 +405,120 @@ func (x *Record) GetClaimedId() string {
 	return ""
 }
 
+func (x *Record) GetBytesReceived() uint64 {
+	if x != nil {
+		return x.BytesReceived
+	}
+	return 0
+}
+
+func (x *Record) GetBytesSent() uint64 {
+	if x != nil {
+		return x.BytesSent
+	}
+	return 0
+}
+
+func (x *Record) GetModelDuration() *durationpb.Duration {
+	if x != nil {
+		return x.ModelDuration
+	}
+	return nil
+}
+
+func (x *Record) GetCheckpoint() string {
+	if x != nil {
+		return x.Checkpoint
+	}
+	return ""
+}
+
+func (x *Record) GetRemovedThrough() uint64 {
+	if x != nil {
+		return x.RemovedThrough
+	}
+	return 0
+}
+
+func (x *Record) GetWrappedKey() *WrappedKey {
+	if x != nil {
+		return x.WrappedKey
+	}
+	return nil
+}
+
+func (x *Record) GetSealed() []byte {
+	if x != nil {
+		return x.Sealed
+	}
+	return nil
+}
+
+// WrappedKey is a data key that only a key-encryption key opens.
+type WrappedKey struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Names the data key: the first 8 bytes of its SHA-256, hexadecimal.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// The key-encryption key: a URL of a key management service without its
+	// parameters, or "local".
+	Keeper string `protobuf:"bytes,2,opt,name=keeper,proto3" json:"keeper,omitempty"`
+	// The data key, encrypted by the keeper.
+	Ciphertext    []byte `protobuf:"bytes,3,opt,name=ciphertext,proto3" json:"ciphertext,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WrappedKey) Reset() {
+	*x = WrappedKey{}
+	mi := &file_sallyport_audit_v1_record_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WrappedKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WrappedKey) ProtoMessage() {}
+
+func (x *WrappedKey) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_audit_v1_record_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WrappedKey.ProtoReflect.Descriptor instead.
+func (*WrappedKey) Descriptor() ([]byte, []int) {
+	return file_sallyport_audit_v1_record_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *WrappedKey) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *WrappedKey) GetKeeper() string {
+	if x != nil {
+		return x.Keeper
+	}
+	return ""
+}
+
+func (x *WrappedKey) GetCiphertext() []byte {
+	if x != nil {
+		return x.Ciphertext
+	}
+	return nil
+}
+
 // User is on whose behalf a workload called, proved by a token.
 type User struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -388,7 +534,7 @@ type User struct {
 
 func (x *User) Reset() {
 	*x = User{}
-	mi := &file_sallyport_audit_v1_record_proto_msgTypes[1]
+	mi := &file_sallyport_audit_v1_record_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -400,7 +546,7 @@ func (x *User) String() string {
 func (*User) ProtoMessage() {}
 
 func (x *User) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_audit_v1_record_proto_msgTypes[1]
+	mi := &file_sallyport_audit_v1_record_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -413,7 +559,7 @@ func (x *User) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use User.ProtoReflect.Descriptor instead.
 func (*User) Descriptor() ([]byte, []int) {
-	return file_sallyport_audit_v1_record_proto_rawDescGZIP(), []int{1}
+	return file_sallyport_audit_v1_record_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *User) GetIssuer() string {
@@ -456,7 +602,7 @@ type Shadow struct {
 
 func (x *Shadow) Reset() {
 	*x = Shadow{}
-	mi := &file_sallyport_audit_v1_record_proto_msgTypes[2]
+	mi := &file_sallyport_audit_v1_record_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -468,7 +614,7 @@ func (x *Shadow) String() string {
 func (*Shadow) ProtoMessage() {}
 
 func (x *Shadow) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_audit_v1_record_proto_msgTypes[2]
+	mi := &file_sallyport_audit_v1_record_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -481,7 +627,7 @@ func (x *Shadow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Shadow.ProtoReflect.Descriptor instead.
 func (*Shadow) Descriptor() ([]byte, []int) {
-	return file_sallyport_audit_v1_record_proto_rawDescGZIP(), []int{2}
+	return file_sallyport_audit_v1_record_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Shadow) GetPolicyDigest() string {
@@ -534,7 +680,7 @@ type Caller struct {
 
 func (x *Caller) Reset() {
 	*x = Caller{}
-	mi := &file_sallyport_audit_v1_record_proto_msgTypes[3]
+	mi := &file_sallyport_audit_v1_record_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -546,7 +692,7 @@ func (x *Caller) String() string {
 func (*Caller) ProtoMessage() {}
 
 func (x *Caller) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_audit_v1_record_proto_msgTypes[3]
+	mi := &file_sallyport_audit_v1_record_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -559,7 +705,7 @@ func (x *Caller) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Caller.ProtoReflect.Descriptor instead.
 func (*Caller) Descriptor() ([]byte, []int) {
-	return file_sallyport_audit_v1_record_proto_rawDescGZIP(), []int{3}
+	return file_sallyport_audit_v1_record_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Caller) GetSpiffeId() string {
@@ -587,7 +733,8 @@ var File_sallyport_audit_v1_record_proto protoreflect.FileDescriptor
 
 const file_sallyport_audit_v1_record_proto_rawDesc = "" +
 	"\n" +
-	"\x1fsallyport/audit/v1/record.proto\x12\x12sallyport.audit.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb4\b\n" +
+	"\x1fsallyport/audit/v1/record.proto\x12\x12sallyport.audit.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xde\n" +
+	"\n" +
 	"\x06Record\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12,\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x18.sallyport.audit.v1.KindR\x04kind\x12.\n" +
@@ -618,10 +765,28 @@ const file_sallyport_audit_v1_record_proto_rawDesc = "" +
 	"\bdecision\x18\x1a \x01(\tR\bdecision\x122\n" +
 	"\x06shadow\x18\x1b \x01(\v2\x1a.sallyport.audit.v1.ShadowR\x06shadow\x12\x1d\n" +
 	"\n" +
-	"claimed_id\x18\x1c \x01(\tR\tclaimedId\x1a:\n" +
+	"claimed_id\x18\x1c \x01(\tR\tclaimedId\x12%\n" +
+	"\x0ebytes_received\x18\x1d \x01(\x04R\rbytesReceived\x12\x1d\n" +
+	"\n" +
+	"bytes_sent\x18\x1e \x01(\x04R\tbytesSent\x12@\n" +
+	"\x0emodel_duration\x18\x1f \x01(\v2\x19.google.protobuf.DurationR\rmodelDuration\x12\x1e\n" +
+	"\n" +
+	"checkpoint\x18  \x01(\tR\n" +
+	"checkpoint\x12'\n" +
+	"\x0fremoved_through\x18! \x01(\x04R\x0eremovedThrough\x12?\n" +
+	"\vwrapped_key\x18\" \x01(\v2\x1e.sallyport.audit.v1.WrappedKeyR\n" +
+	"wrappedKey\x12\x16\n" +
+	"\x06sealed\x18# \x01(\fR\x06sealed\x1a:\n" +
 	"\fRefusedEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"l\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"T\n" +
+	"\n" +
+	"WrappedKey\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
+	"\x06keeper\x18\x02 \x01(\tR\x06keeper\x12\x1e\n" +
+	"\n" +
+	"ciphertext\x18\x03 \x01(\fR\n" +
+	"ciphertext\"l\n" +
 	"\x04User\x12\x16\n" +
 	"\x06issuer\x18\x01 \x01(\tR\x06issuer\x12\x18\n" +
 	"\asubject\x18\x02 \x01(\tR\asubject\x122\n" +
@@ -639,13 +804,16 @@ const file_sallyport_audit_v1_record_proto_rawDesc = "" +
 	"\vsvid_serial\x18\x02 \x01(\tR\n" +
 	"svidSerial\x12;\n" +
 	"\vsvid_expiry\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"svidExpiry*O\n" +
+	"svidExpiry*\x86\x01\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\r\n" +
 	"\tKIND_CALL\x10\x01\x12\x12\n" +
 	"\x0eKIND_HANDSHAKE\x10\x02\x12\x0e\n" +
 	"\n" +
-	"KIND_EVENT\x10\x03B\xd1\x01\n" +
+	"KIND_EVENT\x10\x03\x12\x13\n" +
+	"\x0fKIND_CHECKPOINT\x10\x04\x12\f\n" +
+	"\bKIND_KEY\x10\x05\x12\x12\n" +
+	"\x0eKIND_RETENTION\x10\x06B\xd1\x01\n" +
 	"\x16com.sallyport.audit.v1B\vRecordProtoP\x01Z@github.com/sallyport/sallyport/gen/go/sallyport/audit/v1;auditv1\xa2\x02\x03SAX\xaa\x02\x12Sallyport.Audit.V1\xca\x02\x12Sallyport\\Audit\\V1\xe2\x02\x1eSallyport\\Audit\\V1\\GPBMetadata\xea\x02\x14Sallyport::Audit::V1b\x06proto3"
 
 var (
@@ -661,32 +829,35 @@ func file_sallyport_audit_v1_record_proto_rawDescGZIP() []byte {
 }
 
 var file_sallyport_audit_v1_record_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_sallyport_audit_v1_record_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_sallyport_audit_v1_record_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
 var file_sallyport_audit_v1_record_proto_goTypes = []any{
 	(Kind)(0),                     // 0: sallyport.audit.v1.Kind
 	(*Record)(nil),                // 1: sallyport.audit.v1.Record
-	(*User)(nil),                  // 2: sallyport.audit.v1.User
-	(*Shadow)(nil),                // 3: sallyport.audit.v1.Shadow
-	(*Caller)(nil),                // 4: sallyport.audit.v1.Caller
-	nil,                           // 5: sallyport.audit.v1.Record.RefusedEntry
-	(*timestamppb.Timestamp)(nil), // 6: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 7: google.protobuf.Duration
+	(*WrappedKey)(nil),            // 2: sallyport.audit.v1.WrappedKey
+	(*User)(nil),                  // 3: sallyport.audit.v1.User
+	(*Shadow)(nil),                // 4: sallyport.audit.v1.Shadow
+	(*Caller)(nil),                // 5: sallyport.audit.v1.Caller
+	nil,                           // 6: sallyport.audit.v1.Record.RefusedEntry
+	(*timestamppb.Timestamp)(nil), // 7: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 8: google.protobuf.Duration
 }
 var file_sallyport_audit_v1_record_proto_depIdxs = []int32{
-	0, // 0: sallyport.audit.v1.Record.kind:type_name -> sallyport.audit.v1.Kind
-	6, // 1: sallyport.audit.v1.Record.time:type_name -> google.protobuf.Timestamp
-	7, // 2: sallyport.audit.v1.Record.duration:type_name -> google.protobuf.Duration
-	4, // 3: sallyport.audit.v1.Record.caller:type_name -> sallyport.audit.v1.Caller
-	5, // 4: sallyport.audit.v1.Record.refused:type_name -> sallyport.audit.v1.Record.RefusedEntry
-	2, // 5: sallyport.audit.v1.Record.user:type_name -> sallyport.audit.v1.User
-	3, // 6: sallyport.audit.v1.Record.shadow:type_name -> sallyport.audit.v1.Shadow
-	6, // 7: sallyport.audit.v1.User.expiry:type_name -> google.protobuf.Timestamp
-	6, // 8: sallyport.audit.v1.Caller.svid_expiry:type_name -> google.protobuf.Timestamp
-	9, // [9:9] is the sub-list for method output_type
-	9, // [9:9] is the sub-list for method input_type
-	9, // [9:9] is the sub-list for extension type_name
-	9, // [9:9] is the sub-list for extension extendee
-	0, // [0:9] is the sub-list for field type_name
+	0,  // 0: sallyport.audit.v1.Record.kind:type_name -> sallyport.audit.v1.Kind
+	7,  // 1: sallyport.audit.v1.Record.time:type_name -> google.protobuf.Timestamp
+	8,  // 2: sallyport.audit.v1.Record.duration:type_name -> google.protobuf.Duration
+	5,  // 3: sallyport.audit.v1.Record.caller:type_name -> sallyport.audit.v1.Caller
+	6,  // 4: sallyport.audit.v1.Record.refused:type_name -> sallyport.audit.v1.Record.RefusedEntry
+	3,  // 5: sallyport.audit.v1.Record.user:type_name -> sallyport.audit.v1.User
+	4,  // 6: sallyport.audit.v1.Record.shadow:type_name -> sallyport.audit.v1.Shadow
+	8,  // 7: sallyport.audit.v1.Record.model_duration:type_name -> google.protobuf.Duration
+	2,  // 8: sallyport.audit.v1.Record.wrapped_key:type_name -> sallyport.audit.v1.WrappedKey
+	7,  // 9: sallyport.audit.v1.User.expiry:type_name -> google.protobuf.Timestamp
+	7,  // 10: sallyport.audit.v1.Caller.svid_expiry:type_name -> google.protobuf.Timestamp
+	11, // [11:11] is the sub-list for method output_type
+	11, // [11:11] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_audit_v1_record_proto_init() }
@@ -700,7 +871,7 @@ func file_sallyport_audit_v1_record_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_audit_v1_record_proto_rawDesc), len(file_sallyport_audit_v1_record_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   5,
+			NumMessages:   6,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -10,6 +10,7 @@ import (
 	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -81,6 +82,113 @@ func (x Action) Number() protoreflect.EnumNumber {
 // Deprecated: Use Action.Descriptor instead.
 func (Action) EnumDescriptor() ([]byte, []int) {
 	return file_sallyport_config_v1_policy_proto_rawDescGZIP(), []int{0}
+}
+
+// Period is what a budget is for.
+type Period int32
+
+const (
+	// Not set.
+	Period_PERIOD_UNSPECIFIED Period = 0
+	// A calendar day, by UTC.
+	Period_DAY Period = 1
+	// A calendar month, by UTC.
+	Period_MONTH Period = 2
+)
+
+// Enum value maps for Period.
+var (
+	Period_name = map[int32]string{
+		0: "PERIOD_UNSPECIFIED",
+		1: "DAY",
+		2: "MONTH",
+	}
+	Period_value = map[string]int32{
+		"PERIOD_UNSPECIFIED": 0,
+		"DAY":                1,
+		"MONTH":              2,
+	}
+)
+
+func (x Period) Enum() *Period {
+	p := new(Period)
+	*p = x
+	return p
+}
+
+func (x Period) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Period) Descriptor() protoreflect.EnumDescriptor {
+	return file_sallyport_config_v1_policy_proto_enumTypes[1].Descriptor()
+}
+
+func (Period) Type() protoreflect.EnumType {
+	return &file_sallyport_config_v1_policy_proto_enumTypes[1]
+}
+
+func (x Period) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Period.Descriptor instead.
+func (Period) EnumDescriptor() ([]byte, []int) {
+	return file_sallyport_config_v1_policy_proto_rawDescGZIP(), []int{1}
+}
+
+// OnStoreFailure says what holds while the store of quotas does not answer.
+type OnStoreFailure int32
+
+const (
+	// Not set: REFUSE.
+	OnStoreFailure_ON_STORE_FAILURE_UNSPECIFIED OnStoreFailure = 0
+	// Calls that need the store are refused.
+	OnStoreFailure_REFUSE OnStoreFailure = 1
+	// Each replica counts rates and streams for itself, as if it were alone; what a
+	// budget has left is not known and is not enforced.
+	OnStoreFailure_LOCAL OnStoreFailure = 2
+)
+
+// Enum value maps for OnStoreFailure.
+var (
+	OnStoreFailure_name = map[int32]string{
+		0: "ON_STORE_FAILURE_UNSPECIFIED",
+		1: "REFUSE",
+		2: "LOCAL",
+	}
+	OnStoreFailure_value = map[string]int32{
+		"ON_STORE_FAILURE_UNSPECIFIED": 0,
+		"REFUSE":                       1,
+		"LOCAL":                        2,
+	}
+)
+
+func (x OnStoreFailure) Enum() *OnStoreFailure {
+	p := new(OnStoreFailure)
+	*p = x
+	return p
+}
+
+func (x OnStoreFailure) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (OnStoreFailure) Descriptor() protoreflect.EnumDescriptor {
+	return file_sallyport_config_v1_policy_proto_enumTypes[2].Descriptor()
+}
+
+func (OnStoreFailure) Type() protoreflect.EnumType {
+	return &file_sallyport_config_v1_policy_proto_enumTypes[2]
+}
+
+func (x OnStoreFailure) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use OnStoreFailure.Descriptor instead.
+func (OnStoreFailure) EnumDescriptor() ([]byte, []int) {
+	return file_sallyport_config_v1_policy_proto_rawDescGZIP(), []int{2}
 }
 
 // Policy says who may do what to which model, and how much. What it does not
@@ -297,9 +405,15 @@ type Limits struct {
 	MaxRowsPerRequest uint64 `protobuf:"varint,5,opt,name=max_rows_per_request,json=maxRowsPerRequest,proto3" json:"max_rows_per_request,omitempty"`
 	// Streams open at the same time; must be set where PREDICT_STREAM is allowed.
 	// 0 for 4, which are then for reflection and the watching of health.
-	MaxStreams    uint32 `protobuf:"varint,6,opt,name=max_streams,json=maxStreams,proto3" json:"max_streams,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	MaxStreams uint32 `protobuf:"varint,6,opt,name=max_streams,json=maxStreams,proto3" json:"max_streams,omitempty"`
+	// How much a day and a month. A budget does not refill: what is used up is used
+	// up until the period ends. Needs a store, quota.redis in the configuration.
+	Budgets []*Budget `protobuf:"bytes,7,rep,name=budgets,proto3" json:"budgets,omitempty"`
+	// What happens to calls while the store of quotas does not answer; REFUSE unless
+	// set. It does not matter where quotas are kept in the process.
+	OnStoreFailure OnStoreFailure `protobuf:"varint,8,opt,name=on_store_failure,json=onStoreFailure,proto3,enum=sallyport.config.v1.OnStoreFailure" json:"on_store_failure,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Limits) Reset() {
@@ -374,6 +488,93 @@ func (x *Limits) GetMaxStreams() uint32 {
 	return 0
 }
 
+func (x *Limits) GetBudgets() []*Budget {
+	if x != nil {
+		return x.Budgets
+	}
+	return nil
+}
+
+func (x *Limits) GetOnStoreFailure() OnStoreFailure {
+	if x != nil {
+		return x.OnStoreFailure
+	}
+	return OnStoreFailure_ON_STORE_FAILURE_UNSPECIFIED
+}
+
+// Budget is how much a caller may use in a period.
+type Budget struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The period, by UTC.
+	Period Period `protobuf:"varint,1,opt,name=period,proto3,enum=sallyport.config.v1.Period" json:"period,omitempty"`
+	// Rows that models run; 0 for no such bound.
+	Rows uint64 `protobuf:"varint,2,opt,name=rows,proto3" json:"rows,omitempty"`
+	// Bytes of messages received and sent; 0 for no such bound.
+	Bytes uint64 `protobuf:"varint,3,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	// Time that models run; 0 for no such bound.
+	ModelTime     *durationpb.Duration `protobuf:"bytes,4,opt,name=model_time,json=modelTime,proto3" json:"model_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Budget) Reset() {
+	*x = Budget{}
+	mi := &file_sallyport_config_v1_policy_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Budget) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Budget) ProtoMessage() {}
+
+func (x *Budget) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_config_v1_policy_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Budget.ProtoReflect.Descriptor instead.
+func (*Budget) Descriptor() ([]byte, []int) {
+	return file_sallyport_config_v1_policy_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Budget) GetPeriod() Period {
+	if x != nil {
+		return x.Period
+	}
+	return Period_PERIOD_UNSPECIFIED
+}
+
+func (x *Budget) GetRows() uint64 {
+	if x != nil {
+		return x.Rows
+	}
+	return 0
+}
+
+func (x *Budget) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *Budget) GetModelTime() *durationpb.Duration {
+	if x != nil {
+		return x.ModelTime
+	}
+	return nil
+}
+
 // Binding gives a role to callers; with user, only where they call on behalf of
 // such a user.
 type Binding struct {
@@ -392,7 +593,7 @@ type Binding struct {
 
 func (x *Binding) Reset() {
 	*x = Binding{}
-	mi := &file_sallyport_config_v1_policy_proto_msgTypes[4]
+	mi := &file_sallyport_config_v1_policy_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -404,7 +605,7 @@ func (x *Binding) String() string {
 func (*Binding) ProtoMessage() {}
 
 func (x *Binding) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_config_v1_policy_proto_msgTypes[4]
+	mi := &file_sallyport_config_v1_policy_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -417,7 +618,7 @@ func (x *Binding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Binding.ProtoReflect.Descriptor instead.
 func (*Binding) Descriptor() ([]byte, []int) {
-	return file_sallyport_config_v1_policy_proto_rawDescGZIP(), []int{4}
+	return file_sallyport_config_v1_policy_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Binding) GetRole() string {
@@ -465,7 +666,7 @@ type UserRequirement struct {
 
 func (x *UserRequirement) Reset() {
 	*x = UserRequirement{}
-	mi := &file_sallyport_config_v1_policy_proto_msgTypes[5]
+	mi := &file_sallyport_config_v1_policy_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -477,7 +678,7 @@ func (x *UserRequirement) String() string {
 func (*UserRequirement) ProtoMessage() {}
 
 func (x *UserRequirement) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_config_v1_policy_proto_msgTypes[5]
+	mi := &file_sallyport_config_v1_policy_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -490,7 +691,7 @@ func (x *UserRequirement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserRequirement.ProtoReflect.Descriptor instead.
 func (*UserRequirement) Descriptor() ([]byte, []int) {
-	return file_sallyport_config_v1_policy_proto_rawDescGZIP(), []int{5}
+	return file_sallyport_config_v1_policy_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *UserRequirement) GetIssuer() string {
@@ -550,7 +751,7 @@ type Block struct {
 
 func (x *Block) Reset() {
 	*x = Block{}
-	mi := &file_sallyport_config_v1_policy_proto_msgTypes[6]
+	mi := &file_sallyport_config_v1_policy_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -562,7 +763,7 @@ func (x *Block) String() string {
 func (*Block) ProtoMessage() {}
 
 func (x *Block) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_config_v1_policy_proto_msgTypes[6]
+	mi := &file_sallyport_config_v1_policy_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -575,7 +776,7 @@ func (x *Block) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Block.ProtoReflect.Descriptor instead.
 func (*Block) Descriptor() ([]byte, []int) {
-	return file_sallyport_config_v1_policy_proto_rawDescGZIP(), []int{6}
+	return file_sallyport_config_v1_policy_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Block) GetCallers() []string {
@@ -603,7 +804,7 @@ var File_sallyport_config_v1_policy_proto protoreflect.FileDescriptor
 
 const file_sallyport_config_v1_policy_proto_rawDesc = "" +
 	"\n" +
-	" sallyport/config/v1/policy.proto\x12\x13sallyport.config.v1\x1a\x1bbuf/validate/validate.proto\"\x83\x02\n" +
+	" sallyport/config/v1/policy.proto\x12\x13sallyport.config.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\"\x83\x02\n" +
 	"\x06Policy\x12\x88\x01\n" +
 	"\x05roles\x18\x01 \x03(\v2\x19.sallyport.config.v1.RoleBW\xbaHT\xba\x01Q\n" +
 	"\x13policy.roles.unique\x12\x1ctwo roles have the same name\x1a\x1cthis.map(r, r.name).unique()R\x05roles\x128\n" +
@@ -618,7 +819,7 @@ const file_sallyport_config_v1_policy_proto_rawDesc = "" +
 	"\aactions\x18\x01 \x03(\x0e2\x1b.sallyport.config.v1.ActionB\x13\xbaH\x10\x92\x01\r\b\x01\x18\x01\"\a\x82\x01\x04\x10\x01 \x00R\aactions\x12N\n" +
 	"\x06models\x18\x02 \x03(\tB6\xbaH3\x92\x010\x18\x01\",r*\x10\x01\x18\x81\x012#^([A-Za-z0-9][A-Za-z0-9._-]*)?[*]?$R\x06models\x12\x1c\n" +
 	"\x04when\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x10R\x04when:\x8a\x01\xbaH\x86\x01\x1a\x83\x01\n" +
-	"\vrule.models\x12=models must not be empty unless INTROSPECT is the only action\x1a5this.models.size() > 0 || this.actions.all(a, a == 4)\"\xda\x02\n" +
+	"\vrule.models\x12=models must not be empty unless INTROSPECT is the only action\x1a5this.models.size() > 0 || this.actions.all(a, a == 4)\"\xcc\x04\n" +
 	"\x06Limits\x12G\n" +
 	"\x13requests_per_second\x18\x01 \x01(\x01B\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00e\xcd\xcdA!\x00\x00\x00\x00\x00\x00\x00\x00R\x11requestsPerSecond\x120\n" +
 	"\rrequest_burst\x18\x02 \x01(\x04B\v\xbaH\b2\x06\x18\x80\x94\xeb\xdc\x03R\frequestBurst\x12?\n" +
@@ -626,7 +827,20 @@ const file_sallyport_config_v1_policy_proto_rawDesc = "" +
 	"\trow_burst\x18\x04 \x01(\x04B\f\xbaH\t2\a\x18\x80\xa0\x94\xa5\x8d\x1dR\browBurst\x12=\n" +
 	"\x14max_rows_per_request\x18\x05 \x01(\x04B\f\xbaH\t2\a\x18\x80\xa0\x94\xa5\x8d\x1dR\x11maxRowsPerRequest\x12*\n" +
 	"\vmax_streams\x18\x06 \x01(\rB\t\xbaH\x06*\x04\x18\xc0\x84=R\n" +
-	"maxStreams\"\x96\x01\n" +
+	"maxStreams\x12\x96\x01\n" +
+	"\abudgets\x18\a \x03(\v2\x1b.sallyport.config.v1.BudgetB_\xbaH\\\xba\x01Y\n" +
+	"\x15limits.budgets.unique\x12 two budgets have the same period\x1a\x1ethis.map(b, b.period).unique()R\abudgets\x12W\n" +
+	"\x10on_store_failure\x18\b \x01(\x0e2#.sallyport.config.v1.OnStoreFailureB\b\xbaH\x05\x82\x01\x02\x10\x01R\x0eonStoreFailure\"\xe4\x02\n" +
+	"\x06Budget\x12?\n" +
+	"\x06period\x18\x01 \x01(\x0e2\x1b.sallyport.config.v1.PeriodB\n" +
+	"\xbaH\a\x82\x01\x04\x10\x01 \x00R\x06period\x12\"\n" +
+	"\x04rows\x18\x02 \x01(\x04B\x0e\xbaH\v2\t\x18\x80\x80\x9a\xa6\xea\xaf\xe3\x01R\x04rows\x12%\n" +
+	"\x05bytes\x18\x03 \x01(\x04B\x0f\xbaH\f2\n" +
+	"\x18\x80\x80\x90\xbb\xba֭\xf0\rR\x05bytes\x12J\n" +
+	"\n" +
+	"model_time\x18\x04 \x01(\v2\x19.google.protobuf.DurationB\x10\xbaH\r\xaa\x01\n" +
+	"\"\x06\b\x80\x86\xb0\x96\x012\x00R\tmodelTime:\x81\x01\xbaH~\x1a|\n" +
+	"\x10budget.something\x12-a budget must bound rows, bytes or model_time\x1a9this.rows > 0u || this.bytes > 0u || has(this.model_time)\"\x96\x01\n" +
 	"\aBinding\x12\x1b\n" +
 	"\x04role\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x04role\x124\n" +
 	"\acallers\x18\x02 \x03(\tB\x1a\xbaH\x17\x92\x01\x14\b\x01\"\x10r\x0e\x18\x82\x10:\tspiffe://R\acallers\x128\n" +
@@ -652,7 +866,16 @@ const file_sallyport_config_v1_policy_proto_rawDesc = "" +
 	"\x0ePREDICT_STREAM\x10\x02\x12\f\n" +
 	"\bDESCRIBE\x10\x03\x12\x0e\n" +
 	"\n" +
-	"INTROSPECT\x10\x04B\xd8\x01\n" +
+	"INTROSPECT\x10\x04*4\n" +
+	"\x06Period\x12\x16\n" +
+	"\x12PERIOD_UNSPECIFIED\x10\x00\x12\a\n" +
+	"\x03DAY\x10\x01\x12\t\n" +
+	"\x05MONTH\x10\x02*I\n" +
+	"\x0eOnStoreFailure\x12 \n" +
+	"\x1cON_STORE_FAILURE_UNSPECIFIED\x10\x00\x12\n" +
+	"\n" +
+	"\x06REFUSE\x10\x01\x12\t\n" +
+	"\x05LOCAL\x10\x02B\xd8\x01\n" +
 	"\x17com.sallyport.config.v1B\vPolicyProtoP\x01ZBgithub.com/sallyport/sallyport/gen/go/sallyport/config/v1;configv1\xa2\x02\x03SCX\xaa\x02\x13Sallyport.Config.V1\xca\x02\x13Sallyport\\Config\\V1\xe2\x02\x1fSallyport\\Config\\V1\\GPBMetadata\xea\x02\x15Sallyport::Config::V1b\x06proto3"
 
 var (
@@ -667,31 +890,39 @@ func file_sallyport_config_v1_policy_proto_rawDescGZIP() []byte {
 	return file_sallyport_config_v1_policy_proto_rawDescData
 }
 
-var file_sallyport_config_v1_policy_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_sallyport_config_v1_policy_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_sallyport_config_v1_policy_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_sallyport_config_v1_policy_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_sallyport_config_v1_policy_proto_goTypes = []any{
-	(Action)(0),             // 0: sallyport.config.v1.Action
-	(*Policy)(nil),          // 1: sallyport.config.v1.Policy
-	(*Role)(nil),            // 2: sallyport.config.v1.Role
-	(*Rule)(nil),            // 3: sallyport.config.v1.Rule
-	(*Limits)(nil),          // 4: sallyport.config.v1.Limits
-	(*Binding)(nil),         // 5: sallyport.config.v1.Binding
-	(*UserRequirement)(nil), // 6: sallyport.config.v1.UserRequirement
-	(*Block)(nil),           // 7: sallyport.config.v1.Block
+	(Action)(0),                 // 0: sallyport.config.v1.Action
+	(Period)(0),                 // 1: sallyport.config.v1.Period
+	(OnStoreFailure)(0),         // 2: sallyport.config.v1.OnStoreFailure
+	(*Policy)(nil),              // 3: sallyport.config.v1.Policy
+	(*Role)(nil),                // 4: sallyport.config.v1.Role
+	(*Rule)(nil),                // 5: sallyport.config.v1.Rule
+	(*Limits)(nil),              // 6: sallyport.config.v1.Limits
+	(*Budget)(nil),              // 7: sallyport.config.v1.Budget
+	(*Binding)(nil),             // 8: sallyport.config.v1.Binding
+	(*UserRequirement)(nil),     // 9: sallyport.config.v1.UserRequirement
+	(*Block)(nil),               // 10: sallyport.config.v1.Block
+	(*durationpb.Duration)(nil), // 11: google.protobuf.Duration
 }
 var file_sallyport_config_v1_policy_proto_depIdxs = []int32{
-	2, // 0: sallyport.config.v1.Policy.roles:type_name -> sallyport.config.v1.Role
-	5, // 1: sallyport.config.v1.Policy.bindings:type_name -> sallyport.config.v1.Binding
-	7, // 2: sallyport.config.v1.Policy.blocked:type_name -> sallyport.config.v1.Block
-	3, // 3: sallyport.config.v1.Role.rules:type_name -> sallyport.config.v1.Rule
-	4, // 4: sallyport.config.v1.Role.limits:type_name -> sallyport.config.v1.Limits
-	0, // 5: sallyport.config.v1.Rule.actions:type_name -> sallyport.config.v1.Action
-	6, // 6: sallyport.config.v1.Binding.user:type_name -> sallyport.config.v1.UserRequirement
-	7, // [7:7] is the sub-list for method output_type
-	7, // [7:7] is the sub-list for method input_type
-	7, // [7:7] is the sub-list for extension type_name
-	7, // [7:7] is the sub-list for extension extendee
-	0, // [0:7] is the sub-list for field type_name
+	4,  // 0: sallyport.config.v1.Policy.roles:type_name -> sallyport.config.v1.Role
+	8,  // 1: sallyport.config.v1.Policy.bindings:type_name -> sallyport.config.v1.Binding
+	10, // 2: sallyport.config.v1.Policy.blocked:type_name -> sallyport.config.v1.Block
+	5,  // 3: sallyport.config.v1.Role.rules:type_name -> sallyport.config.v1.Rule
+	6,  // 4: sallyport.config.v1.Role.limits:type_name -> sallyport.config.v1.Limits
+	0,  // 5: sallyport.config.v1.Rule.actions:type_name -> sallyport.config.v1.Action
+	7,  // 6: sallyport.config.v1.Limits.budgets:type_name -> sallyport.config.v1.Budget
+	2,  // 7: sallyport.config.v1.Limits.on_store_failure:type_name -> sallyport.config.v1.OnStoreFailure
+	1,  // 8: sallyport.config.v1.Budget.period:type_name -> sallyport.config.v1.Period
+	11, // 9: sallyport.config.v1.Budget.model_time:type_name -> google.protobuf.Duration
+	9,  // 10: sallyport.config.v1.Binding.user:type_name -> sallyport.config.v1.UserRequirement
+	11, // [11:11] is the sub-list for method output_type
+	11, // [11:11] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_config_v1_policy_proto_init() }
@@ -704,8 +935,8 @@ func file_sallyport_config_v1_policy_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_config_v1_policy_proto_rawDesc), len(file_sallyport_config_v1_policy_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   7,
+			NumEnums:      3,
+			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -23,6 +23,63 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Durability says what an answer waits for.
+type Durability int32
+
+const (
+	// Not set: REQUIRED.
+	Durability_DURABILITY_UNSPECIFIED Durability = 0
+	// The record is on disk: it survives the machine's death.
+	Durability_REQUIRED Durability = 1
+	// The record is with the operating system: it survives the process's death.
+	Durability_WRITTEN Durability = 2
+	// The record is in the queue: it survives while the process lives.
+	Durability_ASYNC Durability = 3
+)
+
+// Enum value maps for Durability.
+var (
+	Durability_name = map[int32]string{
+		0: "DURABILITY_UNSPECIFIED",
+		1: "REQUIRED",
+		2: "WRITTEN",
+		3: "ASYNC",
+	}
+	Durability_value = map[string]int32{
+		"DURABILITY_UNSPECIFIED": 0,
+		"REQUIRED":               1,
+		"WRITTEN":                2,
+		"ASYNC":                  3,
+	}
+)
+
+func (x Durability) Enum() *Durability {
+	p := new(Durability)
+	*p = x
+	return p
+}
+
+func (x Durability) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Durability) Descriptor() protoreflect.EnumDescriptor {
+	return file_sallyport_config_v1_server_proto_enumTypes[0].Descriptor()
+}
+
+func (Durability) Type() protoreflect.EnumType {
+	return &file_sallyport_config_v1_server_proto_enumTypes[0]
+}
+
+func (x Durability) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Durability.Descriptor instead.
+func (Durability) EnumDescriptor() ([]byte, []int) {
+	return file_sallyport_config_v1_server_proto_rawDescGZIP(), []int{0}
+}
+
 // Server is the configuration of one Sallyport server. Relative paths are
 // relative to the directory of the file.
 type Server struct {
@@ -43,7 +100,9 @@ type Server struct {
 	// Bounds of the transport and of calls.
 	Bounds *Bounds `protobuf:"bytes,7,opt,name=bounds,proto3" json:"bounds,omitempty"`
 	// ONNX Runtime.
-	Runtime       *Runtime `protobuf:"bytes,8,opt,name=runtime,proto3" json:"runtime,omitempty"`
+	Runtime *Runtime `protobuf:"bytes,8,opt,name=runtime,proto3" json:"runtime,omitempty"`
+	// Where quotas are kept. Absent: in this process alone.
+	Quota         *Quota `protobuf:"bytes,9,opt,name=quota,proto3" json:"quota,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -130,6 +189,13 @@ func (x *Server) GetBounds() *Bounds {
 func (x *Server) GetRuntime() *Runtime {
 	if x != nil {
 		return x.Runtime
+	}
+	return nil
+}
+
+func (x *Server) GetQuota() *Quota {
+	if x != nil {
+		return x.Quota
 	}
 	return nil
 }
@@ -606,7 +672,7 @@ func (x *Models) GetMaxArtifactBytes() uint64 {
 	return 0
 }
 
-// Audit says where the record of every call is kept.
+// Audit says where the record of every call is kept, and how.
 type Audit struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Directory of the log's segments; made if absent. One server a directory.
@@ -615,7 +681,33 @@ type Audit struct {
 	SegmentBytes uint64 `protobuf:"varint,2,opt,name=segment_bytes,json=segmentBytes,proto3" json:"segment_bytes,omitempty"`
 	// Key under which inputs are digested, at least 32 bytes. Without it the
 	// digest could be guessed from likely inputs.
-	DigestKey     *Secret `protobuf:"bytes,3,opt,name=digest_key,json=digestKey,proto3" json:"digest_key,omitempty"`
+	DigestKey *Secret `protobuf:"bytes,3,opt,name=digest_key,json=digestKey,proto3" json:"digest_key,omitempty"`
+	// Key that signs checkpoints: an Ed25519 signer key as a note has it, which
+	// 'sallyport audit key' makes. Its public half verifies the log.
+	SigningKey *Secret `protobuf:"bytes,4,opt,name=signing_key,json=signingKey,proto3" json:"signing_key,omitempty"`
+	// How often a checkpoint is signed while records come; 5s unless set. What the
+	// last checkpoint does not cover can be changed unseen by who owns the machine.
+	CheckpointInterval *durationpb.Duration `protobuf:"bytes,5,opt,name=checkpoint_interval,json=checkpointInterval,proto3" json:"checkpoint_interval,omitempty"`
+	// Where checkpoints are sent, so that who owns this machine cannot rewrite
+	// history unseen. Absent: nowhere.
+	Witness *Witness `protobuf:"bytes,6,opt,name=witness,proto3" json:"witness,omitempty"`
+	// When the answer may leave; REQUIRED unless set.
+	Durability Durability `protobuf:"varint,7,opt,name=durability,proto3,enum=sallyport.config.v1.Durability" json:"durability,omitempty"`
+	// Exceptions by action and model; the first that matches holds.
+	DurabilityRules []*DurabilityRule `protobuf:"bytes,8,rep,name=durability_rules,json=durabilityRules,proto3" json:"durability_rules,omitempty"`
+	// Records that may wait for the disk without an answer waiting for them; 4096
+	// unless set. Past that, calls are refused with AUDIT_UNAVAILABLE.
+	Queue uint32 `protobuf:"varint,9,opt,name=queue,proto3" json:"queue,omitempty"`
+	// The longest that an answer waits for its record; 5s unless set. Then the call
+	// is refused with AUDIT_UNAVAILABLE.
+	Timeout *durationpb.Duration `protobuf:"bytes,10,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	// Encrypts records at rest. Absent: they are not encrypted.
+	Encryption *Encryption `protobuf:"bytes,11,opt,name=encryption,proto3" json:"encryption,omitempty"`
+	// Key under which subjects of users are replaced by an HMAC-SHA256, at least 32
+	// bytes. Absent: subjects are on record as they are.
+	PseudonymKey *Secret `protobuf:"bytes,12,opt,name=pseudonym_key,json=pseudonymKey,proto3" json:"pseudonym_key,omitempty"`
+	// When old segments are deleted. Absent: never.
+	Retention     *Retention `protobuf:"bytes,13,opt,name=retention,proto3" json:"retention,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -671,6 +763,663 @@ func (x *Audit) GetDigestKey() *Secret {
 	return nil
 }
 
+func (x *Audit) GetSigningKey() *Secret {
+	if x != nil {
+		return x.SigningKey
+	}
+	return nil
+}
+
+func (x *Audit) GetCheckpointInterval() *durationpb.Duration {
+	if x != nil {
+		return x.CheckpointInterval
+	}
+	return nil
+}
+
+func (x *Audit) GetWitness() *Witness {
+	if x != nil {
+		return x.Witness
+	}
+	return nil
+}
+
+func (x *Audit) GetDurability() Durability {
+	if x != nil {
+		return x.Durability
+	}
+	return Durability_DURABILITY_UNSPECIFIED
+}
+
+func (x *Audit) GetDurabilityRules() []*DurabilityRule {
+	if x != nil {
+		return x.DurabilityRules
+	}
+	return nil
+}
+
+func (x *Audit) GetQueue() uint32 {
+	if x != nil {
+		return x.Queue
+	}
+	return 0
+}
+
+func (x *Audit) GetTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.Timeout
+	}
+	return nil
+}
+
+func (x *Audit) GetEncryption() *Encryption {
+	if x != nil {
+		return x.Encryption
+	}
+	return nil
+}
+
+func (x *Audit) GetPseudonymKey() *Secret {
+	if x != nil {
+		return x.PseudonymKey
+	}
+	return nil
+}
+
+func (x *Audit) GetRetention() *Retention {
+	if x != nil {
+		return x.Retention
+	}
+	return nil
+}
+
+// DurabilityRule sets the durability of some calls.
+type DurabilityRule struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Actions, by name; empty for all.
+	Actions []string `protobuf:"bytes,1,rep,name=actions,proto3" json:"actions,omitempty"`
+	// Models, as in a policy's rule: exact, a prefix ("fraud-*") or "*"; empty for
+	// all, and for calls that name none.
+	Models []string `protobuf:"bytes,2,rep,name=models,proto3" json:"models,omitempty"`
+	// What their answers wait for.
+	Durability    Durability `protobuf:"varint,3,opt,name=durability,proto3,enum=sallyport.config.v1.Durability" json:"durability,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DurabilityRule) Reset() {
+	*x = DurabilityRule{}
+	mi := &file_sallyport_config_v1_server_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DurabilityRule) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DurabilityRule) ProtoMessage() {}
+
+func (x *DurabilityRule) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_config_v1_server_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DurabilityRule.ProtoReflect.Descriptor instead.
+func (*DurabilityRule) Descriptor() ([]byte, []int) {
+	return file_sallyport_config_v1_server_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *DurabilityRule) GetActions() []string {
+	if x != nil {
+		return x.Actions
+	}
+	return nil
+}
+
+func (x *DurabilityRule) GetModels() []string {
+	if x != nil {
+		return x.Models
+	}
+	return nil
+}
+
+func (x *DurabilityRule) GetDurability() Durability {
+	if x != nil {
+		return x.Durability
+	}
+	return Durability_DURABILITY_UNSPECIFIED
+}
+
+// Witness says where checkpoints are sent. A witness that does not answer does not
+// keep calls from being answered; it is counted and logged.
+type Witness struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Directory, best on another machine or a store that only adds: each checkpoint
+	// is a file there.
+	Directory string `protobuf:"bytes,1,opt,name=directory,proto3" json:"directory,omitempty"`
+	// Program and arguments, run without a shell; it gets the checkpoint on its
+	// standard input.
+	Command []string `protobuf:"bytes,2,rep,name=command,proto3" json:"command,omitempty"`
+	// How long the command may take; 10s unless set.
+	Timeout *durationpb.Duration `protobuf:"bytes,3,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	// How often at the most; 1m unless set. The last checkpoint of a stop is sent
+	// whatever it says.
+	Interval      *durationpb.Duration `protobuf:"bytes,4,opt,name=interval,proto3" json:"interval,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Witness) Reset() {
+	*x = Witness{}
+	mi := &file_sallyport_config_v1_server_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Witness) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Witness) ProtoMessage() {}
+
+func (x *Witness) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_config_v1_server_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Witness.ProtoReflect.Descriptor instead.
+func (*Witness) Descriptor() ([]byte, []int) {
+	return file_sallyport_config_v1_server_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Witness) GetDirectory() string {
+	if x != nil {
+		return x.Directory
+	}
+	return ""
+}
+
+func (x *Witness) GetCommand() []string {
+	if x != nil {
+		return x.Command
+	}
+	return nil
+}
+
+func (x *Witness) GetTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.Timeout
+	}
+	return nil
+}
+
+func (x *Witness) GetInterval() *durationpb.Duration {
+	if x != nil {
+		return x.Interval
+	}
+	return nil
+}
+
+// Encryption says which key opens the records. Each start makes a data key, which
+// this key wraps.
+type Encryption struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The key-encryption key.
+	//
+	// Types that are valid to be assigned to Key:
+	//
+	//	*Encryption_Local
+	//	*Encryption_Kms
+	Key           isEncryption_Key `protobuf_oneof:"key"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Encryption) Reset() {
+	*x = Encryption{}
+	mi := &file_sallyport_config_v1_server_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Encryption) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Encryption) ProtoMessage() {}
+
+func (x *Encryption) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_config_v1_server_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Encryption.ProtoReflect.Descriptor instead.
+func (*Encryption) Descriptor() ([]byte, []int) {
+	return file_sallyport_config_v1_server_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Encryption) GetKey() isEncryption_Key {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *Encryption) GetLocal() *Secret {
+	if x != nil {
+		if x, ok := x.Key.(*Encryption_Local); ok {
+			return x.Local
+		}
+	}
+	return nil
+}
+
+func (x *Encryption) GetKms() string {
+	if x != nil {
+		if x, ok := x.Key.(*Encryption_Kms); ok {
+			return x.Kms
+		}
+	}
+	return ""
+}
+
+type isEncryption_Key interface {
+	isEncryption_Key()
+}
+
+type Encryption_Local struct {
+	// A key of 32 bytes.
+	Local *Secret `protobuf:"bytes,1,opt,name=local,proto3,oneof"`
+}
+
+type Encryption_Kms struct {
+	// A key of a key management service: "hashivault://NAME" (Vault or OpenBao
+	// transit, with VAULT_SERVER_URL and VAULT_SERVER_TOKEN in the environment),
+	// "awskms://...", "gcpkms://..." or "azurekeyvault://...".
+	Kms string `protobuf:"bytes,2,opt,name=kms,proto3,oneof"`
+}
+
+func (*Encryption_Local) isEncryption_Key() {}
+
+func (*Encryption_Kms) isEncryption_Key() {}
+
+// Retention says which of the oldest segments are deleted, whole ones only. What
+// remains still verifies.
+type Retention struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Segments whose last record is older are deleted; 0 for no such bound.
+	MaxAge *durationpb.Duration `protobuf:"bytes,1,opt,name=max_age,json=maxAge,proto3" json:"max_age,omitempty"`
+	// The oldest segments are deleted until the log is not larger; 0 for no such
+	// bound.
+	MaxBytes      uint64 `protobuf:"varint,2,opt,name=max_bytes,json=maxBytes,proto3" json:"max_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Retention) Reset() {
+	*x = Retention{}
+	mi := &file_sallyport_config_v1_server_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Retention) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Retention) ProtoMessage() {}
+
+func (x *Retention) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_config_v1_server_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Retention.ProtoReflect.Descriptor instead.
+func (*Retention) Descriptor() ([]byte, []int) {
+	return file_sallyport_config_v1_server_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *Retention) GetMaxAge() *durationpb.Duration {
+	if x != nil {
+		return x.MaxAge
+	}
+	return nil
+}
+
+func (x *Retention) GetMaxBytes() uint64 {
+	if x != nil {
+		return x.MaxBytes
+	}
+	return 0
+}
+
+// Quota says where quotas are kept.
+type Quota struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A Redis or Valkey that all replicas share. Absent: each replica counts for
+	// itself, and a policy with budgets is refused.
+	Redis *Redis `protobuf:"bytes,1,opt,name=redis,proto3" json:"redis,omitempty"`
+	// How much a replica may take ahead, so that most calls need no round trip.
+	Lease         *Lease `protobuf:"bytes,2,opt,name=lease,proto3" json:"lease,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Quota) Reset() {
+	*x = Quota{}
+	mi := &file_sallyport_config_v1_server_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Quota) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Quota) ProtoMessage() {}
+
+func (x *Quota) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_config_v1_server_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Quota.ProtoReflect.Descriptor instead.
+func (*Quota) Descriptor() ([]byte, []int) {
+	return file_sallyport_config_v1_server_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *Quota) GetRedis() *Redis {
+	if x != nil {
+		return x.Redis
+	}
+	return nil
+}
+
+func (x *Quota) GetLease() *Lease {
+	if x != nil {
+		return x.Lease
+	}
+	return nil
+}
+
+// Redis is a server that speaks the Redis protocol: one, several of a cluster, or
+// the sentinels of a master.
+type Redis struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Addresses, host and port. More than one: a cluster, unless master_name is set.
+	Addresses []string `protobuf:"bytes,1,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	// Name of the master that the addresses, which are then sentinels, watch.
+	MasterName string `protobuf:"bytes,2,opt,name=master_name,json=masterName,proto3" json:"master_name,omitempty"`
+	// User name; empty for the default one.
+	Username string `protobuf:"bytes,3,opt,name=username,proto3" json:"username,omitempty"`
+	// Password; absent for none.
+	Password *Secret `protobuf:"bytes,4,opt,name=password,proto3" json:"password,omitempty"`
+	// Number of the database, 0 unless set.
+	Database uint32 `protobuf:"varint,5,opt,name=database,proto3" json:"database,omitempty"`
+	// TLS towards the server. It must be given unless every address is a loopback
+	// one.
+	Tls *RedisTLS `protobuf:"bytes,6,opt,name=tls,proto3" json:"tls,omitempty"`
+	// What all keys begin with; "sallyport" unless set. Servers that share limits
+	// have the same.
+	KeyPrefix string `protobuf:"bytes,7,opt,name=key_prefix,json=keyPrefix,proto3" json:"key_prefix,omitempty"`
+	// How long one round trip may take; 50ms unless set.
+	Timeout       *durationpb.Duration `protobuf:"bytes,8,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Redis) Reset() {
+	*x = Redis{}
+	mi := &file_sallyport_config_v1_server_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Redis) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Redis) ProtoMessage() {}
+
+func (x *Redis) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_config_v1_server_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Redis.ProtoReflect.Descriptor instead.
+func (*Redis) Descriptor() ([]byte, []int) {
+	return file_sallyport_config_v1_server_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *Redis) GetAddresses() []string {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
+
+func (x *Redis) GetMasterName() string {
+	if x != nil {
+		return x.MasterName
+	}
+	return ""
+}
+
+func (x *Redis) GetUsername() string {
+	if x != nil {
+		return x.Username
+	}
+	return ""
+}
+
+func (x *Redis) GetPassword() *Secret {
+	if x != nil {
+		return x.Password
+	}
+	return nil
+}
+
+func (x *Redis) GetDatabase() uint32 {
+	if x != nil {
+		return x.Database
+	}
+	return 0
+}
+
+func (x *Redis) GetTls() *RedisTLS {
+	if x != nil {
+		return x.Tls
+	}
+	return nil
+}
+
+func (x *Redis) GetKeyPrefix() string {
+	if x != nil {
+		return x.KeyPrefix
+	}
+	return ""
+}
+
+func (x *Redis) GetTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.Timeout
+	}
+	return nil
+}
+
+// RedisTLS says how a Redis is known.
+type RedisTLS struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// PEM file with the CAs of the server's certificate; the system's unless set.
+	CaFile string `protobuf:"bytes,1,opt,name=ca_file,json=caFile,proto3" json:"ca_file,omitempty"`
+	// PEM files of a client certificate and its key; both or neither.
+	CertFile string `protobuf:"bytes,2,opt,name=cert_file,json=certFile,proto3" json:"cert_file,omitempty"`
+	// Key of the certificate.
+	KeyFile string `protobuf:"bytes,3,opt,name=key_file,json=keyFile,proto3" json:"key_file,omitempty"`
+	// Name in the server's certificate; the address's host unless set.
+	ServerName    string `protobuf:"bytes,4,opt,name=server_name,json=serverName,proto3" json:"server_name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RedisTLS) Reset() {
+	*x = RedisTLS{}
+	mi := &file_sallyport_config_v1_server_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RedisTLS) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RedisTLS) ProtoMessage() {}
+
+func (x *RedisTLS) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_config_v1_server_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RedisTLS.ProtoReflect.Descriptor instead.
+func (*RedisTLS) Descriptor() ([]byte, []int) {
+	return file_sallyport_config_v1_server_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *RedisTLS) GetCaFile() string {
+	if x != nil {
+		return x.CaFile
+	}
+	return ""
+}
+
+func (x *RedisTLS) GetCertFile() string {
+	if x != nil {
+		return x.CertFile
+	}
+	return ""
+}
+
+func (x *RedisTLS) GetKeyFile() string {
+	if x != nil {
+		return x.KeyFile
+	}
+	return ""
+}
+
+func (x *RedisTLS) GetServerName() string {
+	if x != nil {
+		return x.ServerName
+	}
+	return ""
+}
+
+// Lease bounds what a replica holds of a shared limit without having used it. The
+// sum over all replicas is how far a limit can be overshot.
+type Lease struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Part of a limit's burst, or of what is left of a budget, that one replica may
+	// hold; 0.05 unless set.
+	Share float64 `protobuf:"fixed64,1,opt,name=share,proto3" json:"share,omitempty"`
+	// How long a replica may hold it, before it gives it back; 1s unless set.
+	Duration      *durationpb.Duration `protobuf:"bytes,2,opt,name=duration,proto3" json:"duration,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Lease) Reset() {
+	*x = Lease{}
+	mi := &file_sallyport_config_v1_server_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Lease) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Lease) ProtoMessage() {}
+
+func (x *Lease) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_config_v1_server_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Lease.ProtoReflect.Descriptor instead.
+func (*Lease) Descriptor() ([]byte, []int) {
+	return file_sallyport_config_v1_server_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *Lease) GetShare() float64 {
+	if x != nil {
+		return x.Share
+	}
+	return 0
+}
+
+func (x *Lease) GetDuration() *durationpb.Duration {
+	if x != nil {
+		return x.Duration
+	}
+	return nil
+}
+
 // Secret refers to a secret; a configuration never holds one.
 type Secret struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -687,7 +1436,7 @@ type Secret struct {
 
 func (x *Secret) Reset() {
 	*x = Secret{}
-	mi := &file_sallyport_config_v1_server_proto_msgTypes[8]
+	mi := &file_sallyport_config_v1_server_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -699,7 +1448,7 @@ func (x *Secret) String() string {
 func (*Secret) ProtoMessage() {}
 
 func (x *Secret) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_config_v1_server_proto_msgTypes[8]
+	mi := &file_sallyport_config_v1_server_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -712,7 +1461,7 @@ func (x *Secret) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Secret.ProtoReflect.Descriptor instead.
 func (*Secret) Descriptor() ([]byte, []int) {
-	return file_sallyport_config_v1_server_proto_rawDescGZIP(), []int{8}
+	return file_sallyport_config_v1_server_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Secret) GetSource() isSecret_Source {
@@ -771,7 +1520,7 @@ type Admin struct {
 
 func (x *Admin) Reset() {
 	*x = Admin{}
-	mi := &file_sallyport_config_v1_server_proto_msgTypes[9]
+	mi := &file_sallyport_config_v1_server_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -783,7 +1532,7 @@ func (x *Admin) String() string {
 func (*Admin) ProtoMessage() {}
 
 func (x *Admin) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_config_v1_server_proto_msgTypes[9]
+	mi := &file_sallyport_config_v1_server_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -796,7 +1545,7 @@ func (x *Admin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Admin.ProtoReflect.Descriptor instead.
 func (*Admin) Descriptor() ([]byte, []int) {
-	return file_sallyport_config_v1_server_proto_rawDescGZIP(), []int{9}
+	return file_sallyport_config_v1_server_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Admin) GetListen() string {
@@ -833,14 +1582,17 @@ type Bounds struct {
 	// How long a stop waits for open RPCs; 15s unless set.
 	DrainTimeout *durationpb.Duration `protobuf:"bytes,10,opt,name=drain_timeout,json=drainTimeout,proto3" json:"drain_timeout,omitempty"`
 	// Batches of one stream that are taken before one is answered; 8 unless set.
-	StreamWindow  uint32 `protobuf:"varint,11,opt,name=stream_window,json=streamWindow,proto3" json:"stream_window,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	StreamWindow uint32 `protobuf:"varint,11,opt,name=stream_window,json=streamWindow,proto3" json:"stream_window,omitempty"`
+	// Connections that one caller may have open at once; 256 unless set. Further
+	// ones are refused in the handshake.
+	MaxConnectionsPerCaller uint32 `protobuf:"varint,12,opt,name=max_connections_per_caller,json=maxConnectionsPerCaller,proto3" json:"max_connections_per_caller,omitempty"`
+	unknownFields           protoimpl.UnknownFields
+	sizeCache               protoimpl.SizeCache
 }
 
 func (x *Bounds) Reset() {
 	*x = Bounds{}
-	mi := &file_sallyport_config_v1_server_proto_msgTypes[10]
+	mi := &file_sallyport_config_v1_server_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -852,7 +1604,7 @@ func (x *Bounds) String() string {
 func (*Bounds) ProtoMessage() {}
 
 func (x *Bounds) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_config_v1_server_proto_msgTypes[10]
+	mi := &file_sallyport_config_v1_server_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -865,7 +1617,7 @@ func (x *Bounds) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bounds.ProtoReflect.Descriptor instead.
 func (*Bounds) Descriptor() ([]byte, []int) {
-	return file_sallyport_config_v1_server_proto_rawDescGZIP(), []int{10}
+	return file_sallyport_config_v1_server_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Bounds) GetMaxMessageBytes() uint32 {
@@ -945,6 +1697,13 @@ func (x *Bounds) GetStreamWindow() uint32 {
 	return 0
 }
 
+func (x *Bounds) GetMaxConnectionsPerCaller() uint32 {
+	if x != nil {
+		return x.MaxConnectionsPerCaller
+	}
+	return 0
+}
+
 // Runtime is the setting of ONNX Runtime.
 type Runtime struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -964,7 +1723,7 @@ type Runtime struct {
 
 func (x *Runtime) Reset() {
 	*x = Runtime{}
-	mi := &file_sallyport_config_v1_server_proto_msgTypes[11]
+	mi := &file_sallyport_config_v1_server_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -976,7 +1735,7 @@ func (x *Runtime) String() string {
 func (*Runtime) ProtoMessage() {}
 
 func (x *Runtime) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_config_v1_server_proto_msgTypes[11]
+	mi := &file_sallyport_config_v1_server_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -989,7 +1748,7 @@ func (x *Runtime) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Runtime.ProtoReflect.Descriptor instead.
 func (*Runtime) Descriptor() ([]byte, []int) {
-	return file_sallyport_config_v1_server_proto_rawDescGZIP(), []int{11}
+	return file_sallyport_config_v1_server_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Runtime) GetLibrary() string {
@@ -1024,7 +1783,7 @@ var File_sallyport_config_v1_server_proto protoreflect.FileDescriptor
 
 const file_sallyport_config_v1_server_proto_rawDesc = "" +
 	"\n" +
-	" sallyport/config/v1/server.proto\x12\x13sallyport.config.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\"\xd0\x03\n" +
+	" sallyport/config/v1/server.proto\x12\x13sallyport.config.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\"\x82\x04\n" +
 	"\x06Server\x12\"\n" +
 	"\x06listen\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x80\x02\x01R\x06listen\x12A\n" +
@@ -1034,7 +1793,8 @@ const file_sallyport_config_v1_server_proto_rawDesc = "" +
 	"\x05audit\x18\x05 \x01(\v2\x1a.sallyport.config.v1.AuditB\x06\xbaH\x03\xc8\x01\x01R\x05audit\x128\n" +
 	"\x05admin\x18\x06 \x01(\v2\x1a.sallyport.config.v1.AdminB\x06\xbaH\x03\xc8\x01\x01R\x05admin\x123\n" +
 	"\x06bounds\x18\a \x01(\v2\x1b.sallyport.config.v1.BoundsR\x06bounds\x126\n" +
-	"\aruntime\x18\b \x01(\v2\x1c.sallyport.config.v1.RuntimeR\aruntime\"\x83\x03\n" +
+	"\aruntime\x18\b \x01(\v2\x1c.sallyport.config.v1.RuntimeR\aruntime\x120\n" +
+	"\x05quota\x18\t \x01(\v2\x1a.sallyport.config.v1.QuotaR\x05quota\"\x83\x03\n" +
 	"\bIdentity\x12\xad\x01\n" +
 	"\fworkload_api\x18\x01 \x01(\tB\x89\x01\xbaH\x85\x01\xba\x01}\n" +
 	"\x15identity.workload_api\x12\x1fmust begin with unix: or tcp://\x1aCthis == '' || this.startsWith('unix:') || this.startsWith('tcp://')r\x03\x18\x80 R\vworkloadApi\x12M\n" +
@@ -1075,20 +1835,90 @@ const file_sallyport_config_v1_server_proto_rawDesc = "" +
 	"\x06Models\x12%\n" +
 	"\tdirectory\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\tdirectory\x12R\n" +
 	"\rpoll_interval\x18\x02 \x01(\v2\x19.google.protobuf.DurationB\x12\xbaH\x0f\xaa\x01\f\"\x03\b\x90\x1c2\x05\x10\x80\xc2\xd7/R\fpollInterval\x12:\n" +
-	"\x12max_artifact_bytes\x18\x03 \x01(\x04B\f\xbaH\t2\a\x18\x80\x80\x80\x80\x80 R\x10maxArtifactBytes\"\x97\x02\n" +
+	"\x12max_artifact_bytes\x18\x03 \x01(\x04B\f\xbaH\t2\a\x18\x80\x80\x80\x80\x80 R\x10maxArtifactBytes\"\xb4\a\n" +
 	"\x05Audit\x12%\n" +
 	"\tdirectory\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\tdirectory\x12\xa2\x01\n" +
 	"\rsegment_bytes\x18\x02 \x01(\x04B}\xbaHz\xba\x01w\n" +
 	"\x13audit.segment_bytes\x12(must be 0 or from 65536 to 1099511627776\x1a6this == 0u || this >= 65536u && this <= 1099511627776uR\fsegmentBytes\x12B\n" +
 	"\n" +
-	"digest_key\x18\x03 \x01(\v2\x1b.sallyport.config.v1.SecretB\x06\xbaH\x03\xc8\x01\x01R\tdigestKey\"U\n" +
+	"digest_key\x18\x03 \x01(\v2\x1b.sallyport.config.v1.SecretB\x06\xbaH\x03\xc8\x01\x01R\tdigestKey\x12<\n" +
+	"\vsigning_key\x18\x04 \x01(\v2\x1b.sallyport.config.v1.SecretR\n" +
+	"signingKey\x12_\n" +
+	"\x13checkpoint_interval\x18\x05 \x01(\v2\x19.google.protobuf.DurationB\x13\xbaH\x10\xaa\x01\r\"\x04\b\x80\xa3\x052\x05\x10\x80\xc2\xd7/R\x12checkpointInterval\x126\n" +
+	"\awitness\x18\x06 \x01(\v2\x1c.sallyport.config.v1.WitnessR\awitness\x12I\n" +
+	"\n" +
+	"durability\x18\a \x01(\x0e2\x1f.sallyport.config.v1.DurabilityB\b\xbaH\x05\x82\x01\x02\x10\x01R\n" +
+	"durability\x12N\n" +
+	"\x10durability_rules\x18\b \x03(\v2#.sallyport.config.v1.DurabilityRuleR\x0fdurabilityRules\x12 \n" +
+	"\x05queue\x18\t \x01(\rB\n" +
+	"\xbaH\a*\x05\x18\x80\xad\xe2\x04R\x05queue\x12F\n" +
+	"\atimeout\x18\n" +
+	" \x01(\v2\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\v\"\x03\b\xac\x022\x04\x10\xc0\x84=R\atimeout\x12?\n" +
+	"\n" +
+	"encryption\x18\v \x01(\v2\x1f.sallyport.config.v1.EncryptionR\n" +
+	"encryption\x12@\n" +
+	"\rpseudonym_key\x18\f \x01(\v2\x1b.sallyport.config.v1.SecretR\fpseudonymKey\x12<\n" +
+	"\tretention\x18\r \x01(\v2\x1e.sallyport.config.v1.RetentionR\tretention\"\x84\x02\n" +
+	"\x0eDurabilityRule\x12U\n" +
+	"\aactions\x18\x01 \x03(\tB;\xbaH8\x92\x015\x18\x01\"1r/R\aPREDICTR\x0ePREDICT_STREAMR\bDESCRIBER\n" +
+	"INTROSPECTR\aactions\x12N\n" +
+	"\x06models\x18\x02 \x03(\tB6\xbaH3\x92\x010\x18\x01\",r*\x10\x01\x18\x81\x012#^([A-Za-z0-9][A-Za-z0-9._-]*)?[*]?$R\x06models\x12K\n" +
+	"\n" +
+	"durability\x18\x03 \x01(\x0e2\x1f.sallyport.config.v1.DurabilityB\n" +
+	"\xbaH\a\x82\x01\x04\x10\x01 \x00R\n" +
+	"durability\"\xe5\x02\n" +
+	"\aWitness\x12&\n" +
+	"\tdirectory\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\tdirectory\x12)\n" +
+	"\acommand\x18\x02 \x03(\tB\x0f\xbaH\f\x92\x01\t\x10@\"\x05r\x03\x18\x80 R\acommand\x12B\n" +
+	"\atimeout\x18\x03 \x01(\v2\x19.google.protobuf.DurationB\r\xbaH\n" +
+	"\xaa\x01\a\"\x03\b\xac\x02*\x00R\atimeout\x12J\n" +
+	"\binterval\x18\x04 \x01(\v2\x19.google.protobuf.DurationB\x13\xbaH\x10\xaa\x01\r\"\x04\b\x80\xa3\x052\x05\x10\x80\xc2\xd7/R\binterval:w\xbaHt\x1ar\n" +
+	"\x11witness.something\x12,a witness must name a directory or a command\x1a/this.directory != '' || this.command.size() > 0\"\x9e\x01\n" +
+	"\n" +
+	"Encryption\x123\n" +
+	"\x05local\x18\x01 \x01(\v2\x1b.sallyport.config.v1.SecretH\x00R\x05local\x12M\n" +
+	"\x03kms\x18\x02 \x01(\tB9\xbaH6r4\x18\x80\x102/^(hashivault|awskms|gcpkms|azurekeyvault)://.+$H\x00R\x03kmsB\f\n" +
+	"\x03key\x12\x05\xbaH\x02\b\x01\"\xb3\x02\n" +
+	"\tRetention\x12>\n" +
+	"\amax_age\x18\x01 \x01(\v2\x19.google.protobuf.DurationB\n" +
+	"\xbaH\a\xaa\x01\x042\x02\b<R\x06maxAge\x12w\n" +
+	"\tmax_bytes\x18\x02 \x01(\x04BZ\xbaHW\xba\x01T\n" +
+	"\x13retention.max_bytes\x12\x1dmust be 0 or at least 1048576\x1a\x1ethis == 0u || this >= 1048576uR\bmaxBytes:m\xbaHj\x1ah\n" +
+	"\x13retention.something\x12'retention must set max_age or max_bytes\x1a(has(this.max_age) || this.max_bytes > 0u\"k\n" +
+	"\x05Quota\x120\n" +
+	"\x05redis\x18\x01 \x01(\v2\x1a.sallyport.config.v1.RedisR\x05redis\x120\n" +
+	"\x05lease\x18\x02 \x01(\v2\x1a.sallyport.config.v1.LeaseR\x05lease\"\xd7\x04\n" +
+	"\x05Redis\x121\n" +
+	"\taddresses\x18\x01 \x03(\tB\x13\xbaH\x10\x92\x01\r\b\x01\x10@\x18\x01\"\x05r\x03\x80\x02\x01R\taddresses\x12)\n" +
+	"\vmaster_name\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\n" +
+	"masterName\x12$\n" +
+	"\busername\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\busername\x127\n" +
+	"\bpassword\x18\x04 \x01(\v2\x1b.sallyport.config.v1.SecretR\bpassword\x12$\n" +
+	"\bdatabase\x18\x05 \x01(\rB\b\xbaH\x05*\x03\x18\x80\bR\bdatabase\x12/\n" +
+	"\x03tls\x18\x06 \x01(\v2\x1d.sallyport.config.v1.RedisTLSR\x03tls\x129\n" +
+	"\n" +
+	"key_prefix\x18\a \x01(\tB\x1a\xbaH\x17r\x15\x18@2\x11^[A-Za-z0-9._-]*$R\tkeyPrefix\x12E\n" +
+	"\atimeout\x18\b \x01(\v2\x19.google.protobuf.DurationB\x10\xbaH\r\xaa\x01\n" +
+	"\"\x02\b\n" +
+	"2\x04\x10\xc0\x84=R\atimeout:\xb7\x01\xbaH\xb3\x01\x1a\xb0\x01\n" +
+	"\tredis.tls\x128tls must be given unless every address is a loopback one\x1aihas(this.tls) || this.addresses.all(a, a.matches('^(127(\\\\.[0-9]{1,3}){3}|localhost|\\\\[::1\\\\]):[0-9]+$'))\"\x9b\x02\n" +
+	"\bRedisTLS\x12!\n" +
+	"\aca_file\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\x06caFile\x12%\n" +
+	"\tcert_file\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\bcertFile\x12#\n" +
+	"\bkey_file\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\akeyFile\x12)\n" +
+	"\vserver_name\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\xfd\x01R\n" +
+	"serverName:u\xbaHr\x1ap\n" +
+	"\x0eredis.tls.pair\x12-cert_file and key_file must be given together\x1a/(this.cert_file == '') == (this.key_file == '')\"\x80\x01\n" +
+	"\x05Lease\x12-\n" +
+	"\x05share\x18\x01 \x01(\x01B\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00R\x05share\x12H\n" +
+	"\bduration\x18\x02 \x01(\v2\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\v\"\x02\b<2\x05\x10\x80\xad\xe2\x04R\bduration\"U\n" +
 	"\x06Secret\x12\x1d\n" +
 	"\x04file\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01H\x00R\x04file\x12\x1b\n" +
 	"\x03env\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x10\x01H\x00R\x03envB\x0f\n" +
 	"\x06source\x12\x05\xbaH\x02\b\x01\"\xe3\x01\n" +
 	"\x05Admin\x12\xd9\x01\n" +
 	"\x06listen\x18\x01 \x01(\tB\xc0\x01\xbaH\xbc\x01\xba\x01\xb8\x01\n" +
-	"\x0eadmin.loopback\x12Jmust be a loopback IP and a port, for example 127.0.0.1:9090 or [::1]:9090\x1aZthis.matches('^(127(\\\\.[0-9]{1,3}){3}|\\\\[::1\\\\]):[0-9]{1,5}$') && this.isHostAndPort(true)R\x06listen\"\x93\x06\n" +
+	"\x0eadmin.loopback\x12Jmust be a loopback IP and a port, for example 127.0.0.1:9090 or [::1]:9090\x1aZthis.matches('^(127(\\\\.[0-9]{1,3}){3}|\\\\[::1\\\\]):[0-9]{1,5}$') && this.isHostAndPort(true)R\x06listen\"\xdb\x06\n" +
 	"\x06Bounds\x127\n" +
 	"\x11max_message_bytes\x18\x01 \x01(\rB\v\xbaH\b*\x06\x18\x80\x80\x80\x80\x04R\x0fmaxMessageBytes\x129\n" +
 	"\x13max_concurrent_rpcs\x18\x02 \x01(\rB\t\xbaH\x06*\x04\x18\xa0\x8d\x06R\x11maxConcurrentRpcs\x122\n" +
@@ -1102,12 +1932,19 @@ const file_sallyport_config_v1_server_proto_rawDesc = "" +
 	"\rdrain_timeout\x18\n" +
 	" \x01(\v2\x19.google.protobuf.DurationB\r\xbaH\n" +
 	"\xaa\x01\a\"\x03\b\x90\x1c*\x00R\fdrainTimeout\x12-\n" +
-	"\rstream_window\x18\v \x01(\rB\b\xbaH\x05*\x03\x18\x80\bR\fstreamWindow\"\x9f\x01\n" +
+	"\rstream_window\x18\v \x01(\rB\b\xbaH\x05*\x03\x18\x80\bR\fstreamWindow\x12F\n" +
+	"\x1amax_connections_per_caller\x18\f \x01(\rB\t\xbaH\x06*\x04\x18\xc0\x84=R\x17maxConnectionsPerCaller\"\x9f\x01\n" +
 	"\aRuntime\x12\"\n" +
 	"\alibrary\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\alibrary\x12\"\n" +
 	"\athreads\x18\x02 \x01(\rB\b\xbaH\x05*\x03\x18\x80\bR\athreads\x12+\n" +
 	"\vconcurrency\x18\x03 \x01(\rB\t\xbaH\x06*\x04\x18\x80\x80\x04R\vconcurrency\x12\x1f\n" +
-	"\x05queue\x18\x04 \x01(\rB\t\xbaH\x06*\x04\x18\xc0\x84=R\x05queueB\xd8\x01\n" +
+	"\x05queue\x18\x04 \x01(\rB\t\xbaH\x06*\x04\x18\xc0\x84=R\x05queue*N\n" +
+	"\n" +
+	"Durability\x12\x1a\n" +
+	"\x16DURABILITY_UNSPECIFIED\x10\x00\x12\f\n" +
+	"\bREQUIRED\x10\x01\x12\v\n" +
+	"\aWRITTEN\x10\x02\x12\t\n" +
+	"\x05ASYNC\x10\x03B\xd8\x01\n" +
 	"\x17com.sallyport.config.v1B\vServerProtoP\x01ZBgithub.com/sallyport/sallyport/gen/go/sallyport/config/v1;configv1\xa2\x02\x03SCX\xaa\x02\x13Sallyport.Config.V1\xca\x02\x13Sallyport\\Config\\V1\xe2\x02\x1fSallyport\\Config\\V1\\GPBMetadata\xea\x02\x15Sallyport::Config::V1b\x06proto3"
 
 var (
@@ -1122,50 +1959,81 @@ func file_sallyport_config_v1_server_proto_rawDescGZIP() []byte {
 	return file_sallyport_config_v1_server_proto_rawDescData
 }
 
-var file_sallyport_config_v1_server_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_sallyport_config_v1_server_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_sallyport_config_v1_server_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_sallyport_config_v1_server_proto_goTypes = []any{
-	(*Server)(nil),              // 0: sallyport.config.v1.Server
-	(*Identity)(nil),            // 1: sallyport.config.v1.Identity
-	(*Users)(nil),               // 2: sallyport.config.v1.Users
-	(*OIDCIssuer)(nil),          // 3: sallyport.config.v1.OIDCIssuer
-	(*JWTSVIDs)(nil),            // 4: sallyport.config.v1.JWTSVIDs
-	(*PolicySource)(nil),        // 5: sallyport.config.v1.PolicySource
-	(*Models)(nil),              // 6: sallyport.config.v1.Models
-	(*Audit)(nil),               // 7: sallyport.config.v1.Audit
-	(*Secret)(nil),              // 8: sallyport.config.v1.Secret
-	(*Admin)(nil),               // 9: sallyport.config.v1.Admin
-	(*Bounds)(nil),              // 10: sallyport.config.v1.Bounds
-	(*Runtime)(nil),             // 11: sallyport.config.v1.Runtime
-	(*durationpb.Duration)(nil), // 12: google.protobuf.Duration
+	(Durability)(0),             // 0: sallyport.config.v1.Durability
+	(*Server)(nil),              // 1: sallyport.config.v1.Server
+	(*Identity)(nil),            // 2: sallyport.config.v1.Identity
+	(*Users)(nil),               // 3: sallyport.config.v1.Users
+	(*OIDCIssuer)(nil),          // 4: sallyport.config.v1.OIDCIssuer
+	(*JWTSVIDs)(nil),            // 5: sallyport.config.v1.JWTSVIDs
+	(*PolicySource)(nil),        // 6: sallyport.config.v1.PolicySource
+	(*Models)(nil),              // 7: sallyport.config.v1.Models
+	(*Audit)(nil),               // 8: sallyport.config.v1.Audit
+	(*DurabilityRule)(nil),      // 9: sallyport.config.v1.DurabilityRule
+	(*Witness)(nil),             // 10: sallyport.config.v1.Witness
+	(*Encryption)(nil),          // 11: sallyport.config.v1.Encryption
+	(*Retention)(nil),           // 12: sallyport.config.v1.Retention
+	(*Quota)(nil),               // 13: sallyport.config.v1.Quota
+	(*Redis)(nil),               // 14: sallyport.config.v1.Redis
+	(*RedisTLS)(nil),            // 15: sallyport.config.v1.RedisTLS
+	(*Lease)(nil),               // 16: sallyport.config.v1.Lease
+	(*Secret)(nil),              // 17: sallyport.config.v1.Secret
+	(*Admin)(nil),               // 18: sallyport.config.v1.Admin
+	(*Bounds)(nil),              // 19: sallyport.config.v1.Bounds
+	(*Runtime)(nil),             // 20: sallyport.config.v1.Runtime
+	(*durationpb.Duration)(nil), // 21: google.protobuf.Duration
 }
 var file_sallyport_config_v1_server_proto_depIdxs = []int32{
-	1,  // 0: sallyport.config.v1.Server.identity:type_name -> sallyport.config.v1.Identity
-	5,  // 1: sallyport.config.v1.Server.policy:type_name -> sallyport.config.v1.PolicySource
-	6,  // 2: sallyport.config.v1.Server.models:type_name -> sallyport.config.v1.Models
-	7,  // 3: sallyport.config.v1.Server.audit:type_name -> sallyport.config.v1.Audit
-	9,  // 4: sallyport.config.v1.Server.admin:type_name -> sallyport.config.v1.Admin
-	10, // 5: sallyport.config.v1.Server.bounds:type_name -> sallyport.config.v1.Bounds
-	11, // 6: sallyport.config.v1.Server.runtime:type_name -> sallyport.config.v1.Runtime
-	12, // 7: sallyport.config.v1.Identity.start_timeout:type_name -> google.protobuf.Duration
-	2,  // 8: sallyport.config.v1.Identity.users:type_name -> sallyport.config.v1.Users
-	3,  // 9: sallyport.config.v1.Users.oidc:type_name -> sallyport.config.v1.OIDCIssuer
-	4,  // 10: sallyport.config.v1.Users.jwt_svid:type_name -> sallyport.config.v1.JWTSVIDs
-	12, // 11: sallyport.config.v1.Users.max_lifetime:type_name -> google.protobuf.Duration
-	12, // 12: sallyport.config.v1.OIDCIssuer.refresh_interval:type_name -> google.protobuf.Duration
-	12, // 13: sallyport.config.v1.OIDCIssuer.max_key_age:type_name -> google.protobuf.Duration
-	12, // 14: sallyport.config.v1.Models.poll_interval:type_name -> google.protobuf.Duration
-	8,  // 15: sallyport.config.v1.Audit.digest_key:type_name -> sallyport.config.v1.Secret
-	12, // 16: sallyport.config.v1.Bounds.handshake_timeout:type_name -> google.protobuf.Duration
-	12, // 17: sallyport.config.v1.Bounds.max_call_duration:type_name -> google.protobuf.Duration
-	12, // 18: sallyport.config.v1.Bounds.max_stream_duration:type_name -> google.protobuf.Duration
-	12, // 19: sallyport.config.v1.Bounds.max_connection_idle:type_name -> google.protobuf.Duration
-	12, // 20: sallyport.config.v1.Bounds.max_connection_age:type_name -> google.protobuf.Duration
-	12, // 21: sallyport.config.v1.Bounds.drain_timeout:type_name -> google.protobuf.Duration
-	22, // [22:22] is the sub-list for method output_type
-	22, // [22:22] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	2,  // 0: sallyport.config.v1.Server.identity:type_name -> sallyport.config.v1.Identity
+	6,  // 1: sallyport.config.v1.Server.policy:type_name -> sallyport.config.v1.PolicySource
+	7,  // 2: sallyport.config.v1.Server.models:type_name -> sallyport.config.v1.Models
+	8,  // 3: sallyport.config.v1.Server.audit:type_name -> sallyport.config.v1.Audit
+	18, // 4: sallyport.config.v1.Server.admin:type_name -> sallyport.config.v1.Admin
+	19, // 5: sallyport.config.v1.Server.bounds:type_name -> sallyport.config.v1.Bounds
+	20, // 6: sallyport.config.v1.Server.runtime:type_name -> sallyport.config.v1.Runtime
+	13, // 7: sallyport.config.v1.Server.quota:type_name -> sallyport.config.v1.Quota
+	21, // 8: sallyport.config.v1.Identity.start_timeout:type_name -> google.protobuf.Duration
+	3,  // 9: sallyport.config.v1.Identity.users:type_name -> sallyport.config.v1.Users
+	4,  // 10: sallyport.config.v1.Users.oidc:type_name -> sallyport.config.v1.OIDCIssuer
+	5,  // 11: sallyport.config.v1.Users.jwt_svid:type_name -> sallyport.config.v1.JWTSVIDs
+	21, // 12: sallyport.config.v1.Users.max_lifetime:type_name -> google.protobuf.Duration
+	21, // 13: sallyport.config.v1.OIDCIssuer.refresh_interval:type_name -> google.protobuf.Duration
+	21, // 14: sallyport.config.v1.OIDCIssuer.max_key_age:type_name -> google.protobuf.Duration
+	21, // 15: sallyport.config.v1.Models.poll_interval:type_name -> google.protobuf.Duration
+	17, // 16: sallyport.config.v1.Audit.digest_key:type_name -> sallyport.config.v1.Secret
+	17, // 17: sallyport.config.v1.Audit.signing_key:type_name -> sallyport.config.v1.Secret
+	21, // 18: sallyport.config.v1.Audit.checkpoint_interval:type_name -> google.protobuf.Duration
+	10, // 19: sallyport.config.v1.Audit.witness:type_name -> sallyport.config.v1.Witness
+	0,  // 20: sallyport.config.v1.Audit.durability:type_name -> sallyport.config.v1.Durability
+	9,  // 21: sallyport.config.v1.Audit.durability_rules:type_name -> sallyport.config.v1.DurabilityRule
+	21, // 22: sallyport.config.v1.Audit.timeout:type_name -> google.protobuf.Duration
+	11, // 23: sallyport.config.v1.Audit.encryption:type_name -> sallyport.config.v1.Encryption
+	17, // 24: sallyport.config.v1.Audit.pseudonym_key:type_name -> sallyport.config.v1.Secret
+	12, // 25: sallyport.config.v1.Audit.retention:type_name -> sallyport.config.v1.Retention
+	0,  // 26: sallyport.config.v1.DurabilityRule.durability:type_name -> sallyport.config.v1.Durability
+	21, // 27: sallyport.config.v1.Witness.timeout:type_name -> google.protobuf.Duration
+	21, // 28: sallyport.config.v1.Witness.interval:type_name -> google.protobuf.Duration
+	17, // 29: sallyport.config.v1.Encryption.local:type_name -> sallyport.config.v1.Secret
+	21, // 30: sallyport.config.v1.Retention.max_age:type_name -> google.protobuf.Duration
+	14, // 31: sallyport.config.v1.Quota.redis:type_name -> sallyport.config.v1.Redis
+	16, // 32: sallyport.config.v1.Quota.lease:type_name -> sallyport.config.v1.Lease
+	17, // 33: sallyport.config.v1.Redis.password:type_name -> sallyport.config.v1.Secret
+	15, // 34: sallyport.config.v1.Redis.tls:type_name -> sallyport.config.v1.RedisTLS
+	21, // 35: sallyport.config.v1.Redis.timeout:type_name -> google.protobuf.Duration
+	21, // 36: sallyport.config.v1.Lease.duration:type_name -> google.protobuf.Duration
+	21, // 37: sallyport.config.v1.Bounds.handshake_timeout:type_name -> google.protobuf.Duration
+	21, // 38: sallyport.config.v1.Bounds.max_call_duration:type_name -> google.protobuf.Duration
+	21, // 39: sallyport.config.v1.Bounds.max_stream_duration:type_name -> google.protobuf.Duration
+	21, // 40: sallyport.config.v1.Bounds.max_connection_idle:type_name -> google.protobuf.Duration
+	21, // 41: sallyport.config.v1.Bounds.max_connection_age:type_name -> google.protobuf.Duration
+	21, // 42: sallyport.config.v1.Bounds.drain_timeout:type_name -> google.protobuf.Duration
+	43, // [43:43] is the sub-list for method output_type
+	43, // [43:43] is the sub-list for method input_type
+	43, // [43:43] is the sub-list for extension type_name
+	43, // [43:43] is the sub-list for extension extendee
+	0,  // [0:43] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_config_v1_server_proto_init() }
@@ -1177,7 +2045,11 @@ func file_sallyport_config_v1_server_proto_init() {
 		(*OIDCIssuer_JwksUrl)(nil),
 		(*OIDCIssuer_JwksFile)(nil),
 	}
-	file_sallyport_config_v1_server_proto_msgTypes[8].OneofWrappers = []any{
+	file_sallyport_config_v1_server_proto_msgTypes[10].OneofWrappers = []any{
+		(*Encryption_Local)(nil),
+		(*Encryption_Kms)(nil),
+	}
+	file_sallyport_config_v1_server_proto_msgTypes[16].OneofWrappers = []any{
 		(*Secret_File)(nil),
 		(*Secret_Env)(nil),
 	}
@@ -1186,13 +2058,14 @@ func file_sallyport_config_v1_server_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_config_v1_server_proto_rawDesc), len(file_sallyport_config_v1_server_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   12,
+			NumEnums:      1,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
 		GoTypes:           file_sallyport_config_v1_server_proto_goTypes,
 		DependencyIndexes: file_sallyport_config_v1_server_proto_depIdxs,
+		EnumInfos:         file_sallyport_config_v1_server_proto_enumTypes,
 		MessageInfos:      file_sallyport_config_v1_server_proto_msgTypes,
 	}.Build()
 	File_sallyport_config_v1_server_proto = out.File
