@@ -103,6 +103,9 @@ type Config struct {
 	Audit    *audit.Log
 	Digester *audit.Digester
 	Log      *slog.Logger
+	// Durability says what the answer of a call waits for, by its action and the
+	// model that it names. Nil: for the record to be on disk.
+	Durability func(action, model string) audit.Durability
 	// Users verifies the tokens by which calls are made on behalf of users. Nil: a
 	// call that brings one is refused.
 	Users UserVerifier
@@ -216,6 +219,9 @@ func (c *Chain) order() []Stage {
 func newChain(cfg Config, order func(*Chain) []Stage) (*Chain, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
+	}
+	if cfg.Durability == nil {
+		cfg.Durability = func(string, string) audit.Durability { return audit.Required }
 	}
 	if cfg.Shadow == nil {
 		cfg.Shadow = func() *policy.Index { return nil }

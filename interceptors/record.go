@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	auditv1 "github.com/sallyport/sallyport/gen/go/sallyport/audit/v1"
+	"github.com/sallyport/sallyport/interceptors/audit"
 )
 
 // Outcome is what became of one RPC, for metrics. It holds no value that a
@@ -67,10 +68,22 @@ func (c *Chain) close(call *Call, err error) error {
 	}
 	rec := c.recordOf(call, refusal)
 	// The record must be written even though the caller may be gone.
-	if err := c.cfg.Audit.Append(context.WithoutCancel(call.ctx), rec); err != nil {
+	if err := c.cfg.Audit.Append(context.WithoutCancel(call.ctx), rec, c.durability(call, rec)); err != nil {
 		refusal = &Refusal{Reason: AuditUnavailable, Cause: err}
 	}
 	return c.leave(call, refusal)
+}
+
+// durability is what the answer waits for. Less than the disk does only for a call
+// that the policy allows: what is refused names whatever model it likes.
+func (c *Chain) durability(call *Call, rec *auditv1.Record) audit.Durability {
+	call.mu.Lock()
+	allowed := call.decision.Allowed
+	call.mu.Unlock()
+	if !allowed {
+		return audit.Required
+	}
+	return c.cfg.Durability(rec.GetAction(), rec.GetModel())
 }
 
 // leave reports the outcome and turns the refusal, if any, into the status

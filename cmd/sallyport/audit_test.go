@@ -17,6 +17,7 @@ import (
 
 	auditv1 "github.com/sallyport/sallyport/gen/go/sallyport/audit/v1"
 	"github.com/sallyport/sallyport/interceptors/audit"
+	"github.com/sallyport/sallyport/interceptors/audit/audittest"
 )
 
 // began is the time of the first record in the logs of the tests.
@@ -53,13 +54,13 @@ func writeLog(t testing.TB, dir string, records ...*auditv1.Record) {
 }
 
 func appendLog(dir string, records ...*auditv1.Record) (err error) {
-	w, err := audit.Open(audit.Config{Dir: dir})
+	w, err := audit.Open(audit.Config{Key: audittest.Key(), Dir: dir})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, w.Close()) }()
 	for _, r := range records {
-		if err := w.Append(context.Background(), r); err != nil {
+		if err := w.Append(context.Background(), r, audit.Required); err != nil {
 			return err
 		}
 	}
@@ -164,7 +165,7 @@ func TestVerifyFindsEveryByte(t *testing.T) {
 		if err := os.WriteFile(name, changed, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		err := verifyAudit(io.Discard, dir, nil)
+		err := verifyAudit(io.Discard, dir, trust{})
 		if text := errText(err); !strings.Contains(text, "does NOT verify") || !strings.Contains(text, "at offset") {
 			t.Errorf("byte %d: %s", i, text)
 		}

@@ -157,7 +157,7 @@ func parseTime(s string, now time.Time) (time.Time, error) {
 
 func showAudit(ctx context.Context, w io.Writer, dir string, flags *showFlags) error {
 	if id := flags.filter.CallID; id != "" && !flags.follow {
-		r, err := findCall(dir, id)
+		r, err := findCall(ctx, audit.View{Dir: dir}, id)
 		if err != nil {
 			return whereLog(err, "--dir")
 		}
@@ -169,13 +169,13 @@ func showAudit(ctx context.Context, w io.Writer, dir string, flags *showFlags) e
 	} else if err := writeRecordHeader(w); err != nil {
 		return err
 	}
-	next, err := showRecords(w, audit.Records(dir, 0), flags, write)
+	next, err := showRecords(w, audit.View{Dir: dir}.Records(ctx, 0), flags, write)
 	if err != nil || !flags.follow {
 		return whereLog(err, "--dir")
 	}
 	following := *flags
 	following.last = 0
-	_, err = showRecords(w, audit.Follow(ctx, dir, next), &following, write)
+	_, err = showRecords(w, audit.View{Dir: dir}.Follow(ctx, next), &following, write)
 	if ctx.Err() != nil {
 		return nil // interrupted, which is how following ends
 	}

@@ -25,7 +25,7 @@ func (d *demo) trail(ctx context.Context) error {
 		return err
 	}
 	d.sent("sallyport audit verify %s", dir)
-	return verifyAudit(d.out, dir, nil)
+	return verifyAudit(d.out, dir, trust{})
 }
 
 // expectRecords waits until the log has one record of each scene: those of
@@ -41,7 +41,7 @@ func (d *demo) expectRecords(ctx context.Context, dir string) error {
 		string(interceptors.RequestInvalid):   true,
 		string(interceptors.QuotaRows):        true,
 	}
-	for rec, err := range audit.Follow(ctx, dir, 1) {
+	for rec, err := range (audit.View{Dir: dir}).Follow(ctx, 1) {
 		if err != nil {
 			return err
 		}
@@ -80,7 +80,7 @@ func (d *demo) tamper(context.Context) error {
 		return err
 	}
 	d.sent("byte %d of %s changed from %#02x to %#02x; sallyport audit verify %s", at, filepath.Base(segments[0]), was, data[at], copied)
-	err = verifyAudit(d.out, copied, nil)
+	err = verifyAudit(d.out, copied, trust{})
 	var tampered *audit.TamperError
 	if !errors.As(err, &tampered) {
 		return fmt.Errorf("verifying found nothing: %w", err)

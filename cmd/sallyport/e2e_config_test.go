@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/sallyport/sallyport/interceptors/audit"
+	"github.com/sallyport/sallyport/interceptors/audit/audittest"
 	"github.com/sallyport/sallyport/server/onnx"
 	"github.com/sallyport/sallyport/server/onnx/onnxtest"
 )
@@ -119,7 +120,7 @@ func TestServeRefusesToStart(t *testing.T) {
 		{"an address that is none", in("unix:workloads/server.sock", "http://127.0.0.1"), usage, `sallyport.yaml:\d+:.*must begin with unix: or tcp://`},
 
 		{"a log in use", func(t *testing.T, dir string) {
-			log, err := audit.Open(audit.Config{Dir: dir + "/audit"})
+			log, err := audit.Open(audit.Config{Key: audittest.Key(), Dir: dir + "/audit"})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -55,7 +55,7 @@ The exit code is 0 if it is or was allowed and 3 if not.`,
 		Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if cmd.Flags().Changed("call") {
-				return runExplainCall(cmd.OutOrStdout(), cmd.Flags(), flags)
+				return runExplainCall(cmd.Context(), cmd.OutOrStdout(), cmd.Flags(), flags)
 			}
 			if cmd.Flags().Changed("audit") {
 				return usage(errors.New("--audit goes with --call"))

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -40,14 +41,14 @@ type askedPolicy struct {
 	Explanation *policy.Explanation `json:"explanation,omitempty"`
 }
 
-func runExplainCall(w io.Writer, given *pflag.FlagSet, flags explainFlags) error {
+func runExplainCall(ctx context.Context, w io.Writer, given *pflag.FlagSet, flags explainFlags) error {
 	if err := errors.Join(besideCall(given), flags.circumstances(&policy.Request{}, time.Now())); err != nil {
 		return usage(err)
 	}
 	if flags.call == "" {
 		return usage(errors.New("--call: an id must not be empty"))
 	}
-	record, err := findCall(flags.audit, flags.call)
+	record, err := findCall(ctx, audit.View{Dir: flags.audit}, flags.call)
 	if err != nil {
 		return whereLog(err, "--audit")
 	}
@@ -76,15 +77,16 @@ func runExplainCall(w io.Writer, given *pflag.FlagSet, flags explainFlags) error
 }
 
 // findCall is the record of a call; the error says what was searched.
-func findCall(dir, id string) (*auditv1.Record, error) {
+func findCall(ctx context.Context, log audit.View, id string) (*auditv1.Record, error) {
+	r, err := log.Find(ctx, id)
+	if !errors.Is(err, audit.ErrNoCall) {
+		return r, err
+	}
 	records, handshakes := uint64(0), uint64(0)
 	var first, last time.Time
-	for r, err := range audit.Records(dir, 0) {
+	for r, err := range log.Records(ctx, 0) {
 		if err != nil {
 			return nil, fmt.Errorf("look for call %s: %w", printable(id), err)
-		}
-		if strings.EqualFold(r.GetCallId(), id) {
-			return r, nil
 		}
 		if records++; records == 1 {
 			first = r.GetTime().AsTime()
@@ -95,14 +97,14 @@ func findCall(dir, id string) (*auditv1.Record, error) {
 		}
 	}
 	if records == 0 {
-		return nil, fmt.Errorf("no call %s: the audit log in %s has no records", printable(id), dir)
+		return nil, fmt.Errorf("no call %s: the audit log in %s has no records", printable(id), log.Dir)
 	}
 	hint := ""
 	if handshakes > 0 {
 		hint = fmt.Sprintf("\n  a connection that is refused in its handshake has no call id, and %s: see 'sallyport audit show %s --kind handshake'",
-			atLeast(handshakes), dir)
+			atLeast(handshakes), log.Dir)
 	}
-	return nil, fmt.Errorf("no call %s among the %s in %s, from %s to %s%s", printable(id), count64(records, "record"), dir,
+	return nil, fmt.Errorf("no call %s among the %s in %s, from %s to %s%s", printable(id), count64(records, "record"), log.Dir,
 		first.UTC().Format(time.RFC3339), last.UTC().Format(time.RFC3339), hint)
 }
 

@@ -37,6 +37,7 @@ type process struct {
 	users    *usertoken.Verifier // nil if no user's token is taken
 	creds    *identity.ServerCredentials
 	audit    *audit.Log
+	witness  *audit.Witness // nil if there is none
 	runtime  *onnx.Runtime
 	models   *model.Repository
 	chain    *interceptors.Chain
@@ -90,6 +91,16 @@ func assemble(ctx context.Context, cfg *configv1.Server, log *slog.Logger) (_ *p
 	if err != nil {
 		return nil, usage(fmt.Errorf("audit.digest_key: %w", err))
 	}
+	auditCfg, err := auditConfig(cfg.GetAudit(), log)
+	if err != nil {
+		return nil, usage(err)
+	}
+	if p.witness, err = openWitness(cfg.GetAudit().GetWitness(), log); err != nil {
+		return nil, usage(err)
+	}
+	if p.witness != nil {
+		auditCfg.Checkpointed = p.witness.Checkpointed
+	}
 	library, err := onnx.FindLibrary(cfg.GetRuntime().GetLibrary())
 	if err != nil {
 		return nil, usage(err)
@@ -110,11 +121,7 @@ func assemble(ctx context.Context, cfg *configv1.Server, log *slog.Logger) (_ *p
 		return nil, usage(fmt.Errorf("identity.users: %w", err))
 	}
 
-	if p.audit, err = audit.Open(audit.Config{
-		Dir:          cfg.GetAudit().GetDirectory(),
-		SegmentBytes: int64(cfg.GetAudit().GetSegmentBytes()), //nolint:gosec // bounded by the schema
-		Logger:       log,
-	}); err != nil {
+	if p.audit, err = audit.Open(auditCfg); err != nil {
 		return nil, fmt.Errorf("audit: %w", err)
 	}
 	p.auditOpened(cfg.GetAudit().GetDirectory())
@@ -159,6 +166,7 @@ func assemble(ctx context.Context, cfg *configv1.Server, log *slog.Logger) (_ *p
 		Quota:             limiter,
 		Audit:             p.audit,
 		Digester:          digester,
+		Durability:        durability(cfg.GetAudit()),
 		Users:             p.userVerifier(),
 		Shadow:            p.shadowPolicy,
 		Log:               log,
