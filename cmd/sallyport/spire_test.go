@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/sallyport/sallyport/server/onnx"
+	"github.com/sallyport/sallyport/interceptors/audit/audittest"
 	"github.com/sallyport/sallyport/server/onnx/onnxtest"
 )
 
