@@ -28,11 +28,14 @@ type Metrics struct {
 // Sources are the values that metrics read when they are asked for. Each must
 // be set and must not block.
 type Sources struct {
-	SVIDExpiry       func() time.Time
-	AuditQueue       func() int
-	AuditCommit      func() time.Duration
-	AuditRecords     func() uint64
-	AuditFailures    func() uint64
+	SVIDExpiry      func() time.Time
+	AuditQueue      func() int
+	AuditCommit     func() time.Duration
+	AuditRecords    func() uint64
+	AuditFailures   func() uint64
+	AuditCheckpoint func() uint64
+	// WitnessFailures counts checkpoints that were not sent; 0 without a witness.
+	WitnessFailures  func() uint64
 	QuotaCallers     func() int
 	ModelVersions    func() int
 	ModelFailures    func() int
@@ -109,6 +112,9 @@ func NewMetrics(src Sources) *Metrics {
 			func() float64 { return src.AuditCommit().Seconds() }),
 		counter("sallyport_audit_records_total", "Records in the audit log, those of earlier runs included.", src.AuditRecords),
 		counter("sallyport_audit_failures_total", "How often the audit log became unavailable since the start.", src.AuditFailures),
+		gauge("sallyport_audit_checkpoint_records", "Records that the last signed checkpoint covers.",
+			func() float64 { return float64(src.AuditCheckpoint()) }),
+		counter("sallyport_audit_witness_failures_total", "Checkpoints that could not be sent to the witness since the start.", src.WitnessFailures),
 		gauge("sallyport_quota_callers", "Callers whose use is being remembered.",
 			func() float64 { return float64(src.QuotaCallers()) }),
 		gauge("sallyport_model_versions", "Versions of models that are loaded.",

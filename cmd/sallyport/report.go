@@ -167,7 +167,16 @@ func (p *process) readiness() []server.Check {
 		{
 			Name: "audit",
 			Err:  p.audit.Err,
-			Note: func() string { return fmt.Sprintf("%d records", p.audit.Stats().Records) },
+			Note: func() string {
+				stats := p.audit.Stats()
+				note := fmt.Sprintf("%d records, %d of them in the last checkpoint", stats.Records, stats.Checkpoint)
+				if p.witness != nil {
+					if err := p.witness.Stats().Err; err != nil {
+						note += fmt.Sprintf(", witness: %v", err)
+					}
+				}
+				return note
+			},
 		},
 		{
 			Name: "models",
@@ -243,11 +252,18 @@ func (p *process) away() string {
 // sources are the values that metrics show.
 func (p *process) sources(limiter *quota.Limiter) server.Sources {
 	return server.Sources{
-		SVIDExpiry:       p.source.NotAfter,
-		AuditQueue:       func() int { return p.audit.Stats().Queue },
-		AuditCommit:      func() time.Duration { return p.audit.Stats().LastCommit },
-		AuditRecords:     func() uint64 { return p.audit.Stats().Records },
-		AuditFailures:    func() uint64 { return p.audit.Stats().Failures },
+		SVIDExpiry:      p.source.NotAfter,
+		AuditQueue:      func() int { return p.audit.Stats().Queue },
+		AuditCommit:     func() time.Duration { return p.audit.Stats().LastCommit },
+		AuditRecords:    func() uint64 { return p.audit.Stats().Records },
+		AuditFailures:   func() uint64 { return p.audit.Stats().Failures },
+		AuditCheckpoint: func() uint64 { return p.audit.Stats().Checkpoint },
+		WitnessFailures: func() uint64 {
+			if p.witness == nil {
+				return 0
+			}
+			return p.witness.Stats().Failed
+		},
 		QuotaCallers:     func() int { return limiter.Stats().Callers },
 		ModelVersions:    p.versions,
 		ModelFailures:    func() int { return len(p.models.Failures()) },
