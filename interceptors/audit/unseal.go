@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/hex"
 	"fmt"
-	"iter"
 	"log/slog"
 	"sync"
 
@@ -178,40 +177,14 @@ func (u *Unsealer) Open(r *auditv1.Record) (*auditv1.Record, error) {
 func onlySealed(r *auditv1.Record) bool {
 	only := len(r.ProtoReflect().GetUnknown()) == 0
 	r.ProtoReflect().Range(func(field protoreflect.FieldDescriptor, _ protoreflect.Value) bool {
-		switch field.Number() {
-		case 1, 2, 3, 5, sealedField: // sequence, kind, time, call_id
+		switch field.Name() {
+		case "sequence", "kind", "time", "call_id", "sealed":
 		default:
 			only = false
 		}
 		return only
 	})
 	return only
-}
-
-// Unseal yields the records that it is given, sealed ones opened, with the keys
-// that it meets among them: they must come from the beginning of a segment. A
-// record that cannot be opened comes as it is, with the error of Open; whoever
-// goes on after it gets the next one. Other errors end it, as they end what it is
-// given.
-func (u *Unsealer) Unseal(ctx context.Context, records iter.Seq2[*auditv1.Record, error]) iter.Seq2[*auditv1.Record, error] {
-	return func(yield func(*auditv1.Record, error) bool) {
-		for r, err := range records {
-			if err != nil {
-				yield(nil, err)
-				return
-			}
-			if w := r.GetWrappedKey(); w != nil {
-				_ = u.Learn(ctx, w) // records under the key, if there are any, say what was wrong with it
-			}
-			opened, err := u.Open(r)
-			if err != nil {
-				opened = r
-			}
-			if !yield(opened, err) {
-				return
-			}
-		}
-	}
 }
 
 // Format writes what it is and never a key, whatever the verb.
