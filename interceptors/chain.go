@@ -103,6 +103,9 @@ type Config struct {
 	Audit    *audit.Log
 	Digester *audit.Digester
 	Log      *slog.Logger
+	// Pseudonymizer replaces the subjects of users in records and in lines of the
+	// log. Nil: they are there as they are.
+	Pseudonymizer *audit.Pseudonymizer
 	// Users verifies the tokens by which calls are made on behalf of users. Nil: a
 	// call that brings one is refused.
 	Users UserVerifier

@@ -60,8 +60,10 @@ func parseConfig(data []byte, path string) (*configv1.Server, error) {
 	if rt := cfg.GetRuntime(); rt != nil {
 		resolve(&rt.Library)
 	}
-	if f, ok := cfg.GetAudit().GetDigestKey().GetSource().(*configv1.Secret_File); ok {
-		resolve(&f.File)
+	for _, s := range []*configv1.Secret{cfg.GetAudit().GetDigestKey(), cfg.GetAudit().GetPseudonymKey(), cfg.GetAudit().GetEncryption().GetLocal()} {
+		if f, ok := s.GetSource().(*configv1.Secret_File); ok {
+			resolve(&f.File)
+		}
 	}
 	if socket, ok := strings.CutPrefix(cfg.GetIdentity().GetWorkloadApi(), "unix:"); ok && !strings.HasPrefix(socket, "/") {
 		cfg.Identity.WorkloadApi = "unix://" + filepath.Join(dir, socket)

@@ -90,6 +90,10 @@ func assemble(ctx context.Context, cfg *configv1.Server, log *slog.Logger) (_ *p
 	if err != nil {
 		return nil, usage(fmt.Errorf("audit.digest_key: %w", err))
 	}
+	pseudonymizer, err := openPseudonymizer(cfg.GetAudit().GetPseudonymKey())
+	if err != nil {
+		return nil, usage(fmt.Errorf("audit.pseudonym_key: %w", err))
+	}
 	library, err := onnx.FindLibrary(cfg.GetRuntime().GetLibrary())
 	if err != nil {
 		return nil, usage(err)
@@ -110,6 +114,13 @@ func assemble(ctx context.Context, cfg *configv1.Server, log *slog.Logger) (_ *p
 		return nil, usage(fmt.Errorf("identity.users: %w", err))
 	}
 
+	sealer, err := openSealer(ctx, cfg.GetAudit().GetEncryption())
+	if err != nil {
+		return nil, usage(fmt.Errorf("audit.encryption: %w", err))
+	}
+	if sealer != nil { // until the log takes it: a log in clear is not what was asked for
+		return nil, usage(errors.New("audit.encryption: the log cannot encrypt yet"))
+	}
 	if p.audit, err = audit.Open(audit.Config{
 		Dir:          cfg.GetAudit().GetDirectory(),
 		SegmentBytes: int64(cfg.GetAudit().GetSegmentBytes()), //nolint:gosec // bounded by the schema
@@ -159,6 +170,7 @@ func assemble(ctx context.Context, cfg *configv1.Server, log *slog.Logger) (_ *p
 		Quota:             limiter,
 		Audit:             p.audit,
 		Digester:          digester,
+		Pseudonymizer:     pseudonymizer,
 		Users:             p.userVerifier(),
 		Shadow:            p.shadowPolicy,
 		Log:               log,
