@@ -33,6 +33,7 @@ runtime: ## fetch ONNX Runtime into bin/, pinned by hash, unless SALLYPORT_ONNXR
 .PHONY: test
 test: runtime ## run every test under the race detector
 	go test -race ./...
+	go test -tags nokms -run 'WithoutKMS|LocalKey' ./cmd/sallyport
 
 SOAK ?= 3m
 

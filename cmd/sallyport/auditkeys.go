@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -21,7 +22,6 @@ func (f *keyFlags) register(cmd *cobra.Command) {
 	flags.StringVar(&f.file, "key-file", "", "file with the key of 32 bytes that opens encrypted records (audit.encryption.local)")
 	flags.StringVar(&f.env, "key-env", "", "environment variable with that key, base64-encoded")
 	flags.StringVar(&f.kms, "key-kms", "", "URL of the key that opens them, such as hashivault://NAME (audit.encryption.kms)")
-	cmd.MarkFlagsMutuallyExclusive("key-file", "key-env", "key-kms")
 }
 
 // keeper opens the key that the flags name; nil if they name none.
@@ -29,6 +29,8 @@ func (f *keyFlags) keeper(ctx context.Context) (audit.Keeper, error) {
 	cfg := &configv1.Encryption{}
 	flag := ""
 	switch {
+	case more(f.file, f.env, f.kms):
+		return nil, usage(errors.New("--key-file, --key-env, --key-kms: give one"))
 	case f.file != "":
 		flag, cfg.Key = "--key-file", &configv1.Encryption_Local{Local: &configv1.Secret{Source: &configv1.Secret_File{File: f.file}}}
 	case f.env != "":
@@ -64,13 +66,14 @@ func (f *pseudonymFlags) register(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringVar(&f.file, "pseudonym-key-file", "", "file with the key of pseudonyms (audit.pseudonym_key), to find a user by the subject")
 	flags.StringVar(&f.env, "pseudonym-key-env", "", "environment variable with that key, base64-encoded")
-	cmd.MarkFlagsMutuallyExclusive("pseudonym-key-file", "pseudonym-key-env")
 }
 
 // pseudonymizer is nil if no key is given.
 func (f *pseudonymFlags) pseudonymizer() (*audit.Pseudonymizer, error) {
 	from, flag := &configv1.Secret{}, ""
 	switch {
+	case more(f.file, f.env):
+		return nil, usage(errors.New("--pseudonym-key-file, --pseudonym-key-env: give one"))
 	case f.file != "":
 		flag, from.Source = "--pseudonym-key-file", &configv1.Secret_File{File: f.file}
 	case f.env != "":
@@ -93,6 +96,11 @@ func (f *pseudonymFlags) onRecord(subject string) (string, error) {
 		return subject, err
 	}
 	return p.Pseudonym(subject), nil
+}
+
+// more is whether several of the values are given.
+func more(values ...string) bool {
+	return len(slices.DeleteFunc(values, func(v string) bool { return v == "" })) > 1
 }
 
 // openPseudonymizer reads the key of pseudonyms; nil without a reference to one.

@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -129,6 +130,12 @@ func TestEncryptionFaults(t *testing.T) {
 }
 
 func TestKeyFlags(t *testing.T) {
+	var parsed keyFlags
+	cmd := &cobra.Command{}
+	parsed.register(cmd)
+	if err := cmd.ParseFlags([]string{"--key-file", "a", "--key-env", "b", "--key-kms", "c"}); err != nil || parsed != (keyFlags{"a", "b", "c"}) {
+		t.Errorf("%+v, %v", parsed, err)
+	}
 	if u, err := (&keyFlags{}).unsealer(t.Context()); u != nil || err != nil {
 		t.Errorf("without flags: %v, %v", u, err)
 	}
@@ -136,6 +143,9 @@ func TestKeyFlags(t *testing.T) {
 		if _, err := (&keyFlags{kms: kms}).unsealer(t.Context()); err == nil || !strings.Contains(err.Error(), "--key-kms") {
 			t.Errorf("--key-kms %s: %v", kms, err)
 		}
+	}
+	if _, err := (&keyFlags{file: "x", env: "y"}).unsealer(t.Context()); err == nil || !strings.Contains(err.Error(), "--key-kms: give one") {
+		t.Errorf("two keys: %v", err)
 	}
 	if _, err := (&keyFlags{file: "/nonexistent"}).unsealer(t.Context()); err == nil || !strings.Contains(err.Error(), "--key-file: local: ") {
 		t.Errorf("%v", err)
