@@ -38,7 +38,7 @@ func (f *keyFlags) keeper(ctx context.Context) (audit.Keeper, error) {
 	case f.kms != "":
 		flag, cfg.Key = "--key-kms", &configv1.Encryption_Kms{Kms: f.kms}
 		if u, err := url.Parse(f.kms); err != nil || u.Scheme == "" || u.Host+u.Path+u.Opaque == "" {
-			return nil, usage(errors.New("--key-kms: must be a URL such as hashivault://NAME, awskms://..., gcpkms://... or azurekeyvault://..."))
+			return nil, usage(errors.New("--key-kms: must be a URL of hashivault, awskms, gcpkms or azurekeyvault, such as hashivault://NAME"))
 		}
 	default:
 		return nil, nil //nolint:nilnil // none is given

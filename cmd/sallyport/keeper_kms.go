@@ -15,9 +15,6 @@ import (
 	"github.com/sallyport/sallyport/interceptors/audit"
 )
 
-// withKMS is whether this build has the clients of key management services.
-const withKMS = true
-
 var _ audit.Keeper = (*secrets.Keeper)(nil)
 
 // openKMS opens a key of a key management service. Who asks is what the service's

@@ -10,9 +10,6 @@ import (
 	"github.com/sallyport/sallyport/interceptors/audit"
 )
 
-// withKMS is whether this build has the clients of key management services.
-const withKMS = false
-
 // openKMS says what to do instead.
 func openKMS(context.Context, *url.URL) (audit.Keeper, error) {
 	return nil, errors.New("this binary was built without clients of key management services (the build tag nokms): build it without the tag, or use a local key")

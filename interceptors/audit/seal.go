@@ -122,7 +122,7 @@ func (s *Sealer) Seal(dst []byte, r *auditv1.Record) ([]byte, error) {
 	sc.bound = s.key.bind(sc.bound[:0], &sc.clear)
 	_, _ = rand.Read(sc.nonce[:])
 	out = protowire.AppendTag(out, sealedField, protowire.BytesType)
-	out = protowire.AppendVarint(out, uint64(keyIDSize+len(sc.nonce)+len(plain)+chacha20poly1305.Overhead)) //nolint:gosec // not negative
+	out = protowire.AppendVarint(out, uint64(keyIDSize+len(sc.nonce)+len(plain)+chacha20poly1305.Overhead))
 	out = append(append(out, s.key.id[:]...), sc.nonce[:]...)
 	return s.key.aead.Seal(out, sc.nonce[:], plain, sc.bound), nil
 }

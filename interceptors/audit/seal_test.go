@@ -175,7 +175,7 @@ func TestKeysDoNotPrint(t *testing.T) {
 	text := out.String()
 	for n := range len(key) - 4 { // any run of its bytes, however it is written
 		run := key[n : n+4]
-		for _, form := range []string{string(run), fmt.Sprintf("%x", run), strings.Trim(fmt.Sprint(run), "[]"), strings.Trim(fmt.Sprintf("%#v", run), "[]byte{}")} {
+		for _, form := range []string{string(run), fmt.Sprintf("%x", run), strings.Trim(fmt.Sprintf("%d", run), "[]"), strings.Trim(fmt.Sprintf("%#v", run), "[]byte{}")} {
 			if strings.Contains(text, form) {
 				t.Fatalf("%q of the key is in:\n%s", form, text)
 			}
