@@ -106,6 +106,9 @@ type Config struct {
 	// Durability says what the answer of a call waits for, by its action and the
 	// model that it names. Nil: for the record to be on disk.
 	Durability func(action, model string) audit.Durability
+	// Pseudonymizer replaces the subjects of users in records and in lines of the
+	// log. Nil: they are there as they are.
+	Pseudonymizer *audit.Pseudonymizer
 	// Users verifies the tokens by which calls are made on behalf of users. Nil: a
 	// call that brings one is refused.
 	Users UserVerifier

@@ -150,7 +150,7 @@ func (c *Chain) recordOf(call *Call, refusal *Refusal) *auditv1.Record {
 	if user := call.User; user != nil {
 		rec.User = &auditv1.User{
 			Issuer:  clip(user.Issuer, maxClaimBytes),
-			Subject: clip(user.Subject, maxClaimBytes),
+			Subject: c.subject(user),
 			Expiry:  timestamppb.New(user.NotAfter),
 		}
 	}
@@ -168,7 +168,7 @@ func (c *Chain) recordOf(call *Call, refusal *Refusal) *auditv1.Record {
 		call.digest.Release()
 		call.digest = nil
 	}
-	rec.Shadow = call.shadow.record()
+	rec.Shadow = call.shadow.record(c.detail(call.User, call.shadow.last))
 	call.mu.Lock()
 	defer call.mu.Unlock()
 	if call.modelName != "" {

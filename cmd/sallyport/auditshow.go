@@ -25,6 +25,7 @@ import (
 type showFlags struct {
 	dir, kind, code, since, until string
 	filter                        audit.Filter
+	pseudonym                     pseudonymFlags
 	last                          int
 	follow, json                  bool
 }
@@ -52,6 +53,7 @@ ends there with exit code 1.
 sallyport.audit.v1.Record; it has more than the table.`,
 		Example: `  sallyport audit show ./dev/audit -n 20
   sallyport audit show ./dev/audit --caller 'spiffe://sallyport.test/clinic/*' --code PERMISSION_DENIED --since 1h
+  sallyport audit show ./dev/audit --user alice --pseudonym-key-file pseudonym.key
   sallyport audit show ./dev/audit --call 01JABCDEF --json
   sallyport audit show ./dev/audit --kind handshake --follow`,
 		Args: args(cobra.MaximumNArgs(1)),
@@ -63,6 +65,9 @@ sallyport.audit.v1.Record; it has more than the table.`,
 			if err := flags.resolve(time.Now()); err != nil {
 				return usage(err)
 			}
+			if flags.filter.User, err = flags.pseudonym.onRecord(flags.filter.User); err != nil {
+				return err
+			}
 			return showAudit(cmd.Context(), cmd.OutOrStdout(), dir, &flags)
 		},
 	}
@@ -70,6 +75,7 @@ sallyport.audit.v1.Record; it has more than the table.`,
 	f.StringVar(&flags.dir, "dir", defaultAuditDir, "directory of the log")
 	f.StringVar(&flags.filter.Caller, "caller", "", "SPIFFE ID of the caller, also as claimed in a refused handshake; with /* at its end, all below it")
 	f.StringVar(&flags.filter.User, "user", "", "subject of the user on whose behalf the call was made")
+	flags.pseudonym.register(cmd)
 	f.StringVar(&flags.filter.Model, "model", "", "name of the model; with * at its end, a prefix")
 	f.StringVar(&flags.filter.Action, "action", "", "action, such as PREDICT")
 	completeWords(cmd, "action", actions()...)

@@ -105,6 +105,18 @@ func TestServeRefusesToStart(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, usage, `audit.digest_key: .*DIR/audit.key.*directory`},
+		{"no key of records", in("{file: audit.key}", "{file: audit.key}\n  encryption: {local: {file: none.key}}"), usage, `audit.encryption: local: .*DIR/none.key: no such file`},
+		{"a short key of records", func(t *testing.T, dir string) {
+			in("{file: audit.key}", "{file: audit.key}\n  encryption: {local: {file: seal.key}}")(t, dir)
+			write(t, dir+"/seal.key", "short")
+		}, usage, `audit.encryption: local: the key has 5 bytes and must have 32`},
+		{"a key service that is nowhere", in("{file: audit.key}", "{file: audit.key}\n  encryption: {kms: \"hashivault://audit\"}"), usage, `audit.encryption: kms hashivault://audit: VAULT_SERVER_URL is not set`},
+		{"a key service of another kind", in("{file: audit.key}", "{file: audit.key}\n  encryption: {kms: \"base64key://\"}"), usage, `audit.encryption.kms`},
+		{"no key of pseudonyms", in("{file: audit.key}", "{file: audit.key}\n  pseudonym_key: {file: none.key}"), usage, `audit.pseudonym_key: .*DIR/none.key: no such file`},
+		{"a short key of pseudonyms", func(t *testing.T, dir string) {
+			in("{file: audit.key}", "{file: audit.key}\n  pseudonym_key: {file: pseudonym.key}")(t, dir)
+			write(t, dir+"/pseudonym.key", "short")
+		}, usage, `audit.pseudonym_key: pseudonym key has 5 bytes, at least 32 are needed`},
 		{"a variable that is not set", in("{file: audit.key}", "{env: SALLYPORT_NO_KEY}"), usage, `audit.digest_key: environment variable SALLYPORT_NO_KEY is not set`},
 		{"a variable that is not base64", in("{file: audit.key}", "{env: HOME}"), usage, `audit.digest_key: environment variable HOME is not base64`},
 

@@ -91,6 +91,10 @@ func assemble(ctx context.Context, cfg *configv1.Server, log *slog.Logger) (_ *p
 	if err != nil {
 		return nil, usage(fmt.Errorf("audit.digest_key: %w", err))
 	}
+	pseudonymizer, err := openPseudonymizer(cfg.GetAudit().GetPseudonymKey())
+	if err != nil {
+		return nil, usage(fmt.Errorf("audit.pseudonym_key: %w", err))
+	}
 	auditCfg, err := auditConfig(cfg.GetAudit(), log)
 	if err != nil {
 		return nil, usage(err)
@@ -121,6 +125,9 @@ func assemble(ctx context.Context, cfg *configv1.Server, log *slog.Logger) (_ *p
 		return nil, usage(fmt.Errorf("identity.users: %w", err))
 	}
 
+	if auditCfg.Sealer, err = openSealer(ctx, cfg.GetAudit().GetEncryption()); err != nil {
+		return nil, usage(fmt.Errorf("audit.encryption: %w", err))
+	}
 	if p.audit, err = audit.Open(auditCfg); err != nil {
 		return nil, fmt.Errorf("audit: %w", err)
 	}
@@ -166,6 +173,7 @@ func assemble(ctx context.Context, cfg *configv1.Server, log *slog.Logger) (_ *p
 		Quota:             limiter,
 		Audit:             p.audit,
 		Digester:          digester,
+		Pseudonymizer:     pseudonymizer,
 		Durability:        durability(cfg.GetAudit()),
 		Users:             p.userVerifier(),
 		Shadow:            p.shadowPolicy,
