@@ -68,7 +68,9 @@ func appendLog(dir string, records ...*auditv1.Record) (err error) {
 
 func TestShowFilters(t *testing.T) {
 	dir := t.TempDir() + "/audit"
-	writeLog(t, dir, sampleRecords()...)
+	records := sampleRecords()
+	records[1].Roles, records[1].Caller.SvidSerial = []string{"admin", "reader"}, "0a1b"
+	writeLog(t, dir, records...)
 	for _, tt := range []struct {
 		args string
 		want string
@@ -77,7 +79,22 @@ func TestShowFilters(t *testing.T) {
 		{"--caller spiffe://sallyport.test/clinic/*", "2"},
 		{"--model dig*", "2 3"},
 		{"--action predict", "2 3"},
-		{"--code OK --kind call", "2"},
+		{"--code OK", "2"},
+		{"--code permission_denied,16", "3 5"},
+		{"--code 7 --code 12", "3 4"},
+		{"--reason policy_denied,METHOD_UNKNOWN", "3 4"},
+		{"--caller sallyport.test/intern", "3"},
+		{"--user alice", "3"},
+		{"--user alice --user-issuer https://idp.test", "3"},
+		{"--user alice --user-issuer https://other.test", ""},
+		{"--user-issuer https://idp.test", "3"},
+		{"--role reader", "2"},
+		{"--serial 0A1B", "2"},
+		{"--peer 192.0.2.9", "4"},
+		{"--peer 192.0.2.0/29", "2 5"},
+		{"--peer 192.0.2.0/24 --code 12", "4"},
+		{"--kind handshake,event", "1 5"},
+		{"--kind all", "1 2 3 4 5"},
 		{"--code permission_denied", "3"},
 		{"--code 12", "4"},
 		{"--reason METHOD_UNKNOWN", "4"},

@@ -41,7 +41,7 @@ func (d *demo) expectRecords(ctx context.Context, dir string) error {
 		string(interceptors.RequestInvalid):   true,
 		string(interceptors.QuotaRows):        true,
 	}
-	for rec, err := range audit.Follow(ctx, dir, 1) {
+	for rec, err := range (auditLog{dir}).follow(ctx, 1) {
 		if err != nil {
 			return err
 		}
@@ -50,7 +50,7 @@ func (d *demo) expectRecords(ctx context.Context, dir string) error {
 			handshakes++
 		case auditv1.Kind_KIND_CALL:
 			delete(missing, rec.GetReason())
-		case auditv1.Kind_KIND_EVENT, auditv1.Kind_KIND_UNSPECIFIED:
+		default:
 		}
 		if len(missing) == 0 && handshakes >= 2 {
 			return nil

@@ -17,7 +17,6 @@ import (
 
 	auditv1 "github.com/sallyport/sallyport/gen/go/sallyport/audit/v1"
 	"github.com/sallyport/sallyport/identity"
-	"github.com/sallyport/sallyport/interceptors/audit"
 	"github.com/sallyport/sallyport/interceptors/policy"
 )
 
@@ -79,7 +78,7 @@ func runExplainCall(w io.Writer, given *pflag.FlagSet, flags explainFlags) error
 func findCall(dir, id string) (*auditv1.Record, error) {
 	records, handshakes := uint64(0), uint64(0)
 	var first, last time.Time
-	for r, err := range audit.Records(dir, 0) {
+	for r, err := range (auditLog{dir}).records(0) {
 		if err != nil {
 			return nil, fmt.Errorf("look for call %s: %w", printable(id), err)
 		}

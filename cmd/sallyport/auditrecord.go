@@ -1,0 +1,85 @@
+package main
+
+import (
+	"cmp"
+	"encoding/base64"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc/codes"
+
+	auditv1 "github.com/sallyport/sallyport/gen/go/sallyport/audit/v1"
+)
+
+// recordLine has columns of fixed width, so that following needs no look ahead.
+const recordLine = "%-24s  %-30s  %-14s  %-16s  %5s  %-18s  %9s  %s\n"
+
+func writeRecordHeader(w io.Writer) error {
+	_, err := fmt.Fprintf(w, recordLine, "TIME", "CALLER", "ACTION", "MODEL", "ROWS", "RESULT", "DURATION", "CALL OR DETAIL")
+	return err
+}
+
+func writeRecord(w io.Writer, r *auditv1.Record) error {
+	caller := cmp.Or(strings.TrimPrefix(r.GetCaller().GetSpiffeId(), "spiffe://"), r.GetPeerAddress(), "-")
+	if user := r.GetUser(); user != nil {
+		caller += " for " + user.GetSubject()
+	}
+	model := cmp.Or(r.GetModel(), "-")
+	if r.GetModelVersion() > 0 {
+		model += "/" + strconv.FormatInt(r.GetModelVersion(), 10)
+	}
+	duration := "-"
+	if r.GetDuration() != nil {
+		duration = r.GetDuration().AsDuration().Round(time.Microsecond).String()
+	}
+	action, rows, result, last := cmp.Or(r.GetAction(), r.GetMethod(), "-"), "-", "-", r.GetDetail()
+	switch r.GetKind() {
+	case auditv1.Kind_KIND_CALL, auditv1.Kind_KIND_UNSPECIFIED:
+		rows, last = strconv.FormatUint(r.GetRowsReceived(), 10), r.GetCallId()
+		result = cmp.Or(r.GetReason(), codeName(codes.Code(r.GetCode()))) // a reason has one code
+	case auditv1.Kind_KIND_HANDSHAKE:
+		action, result = "(handshake)", cmp.Or(r.GetReason(), codeName(codes.Code(r.GetCode())))
+	case auditv1.Kind_KIND_EVENT:
+		action, result = "(event)", cmp.Or(r.GetReason(), "-")
+	case auditv1.Kind_KIND_CHECKPOINT:
+		action, last = "(checkpoint)", checkpointText(r.GetCheckpoint())
+	case auditv1.Kind_KIND_KEY:
+		key := r.GetWrappedKey()
+		action, last = "(key)", fmt.Sprintf("records behind it are sealed with key %s, which %s keeps", key.GetId(), key.GetKeeper())
+	case auditv1.Kind_KIND_RETENTION:
+		action, last = "(retention)", fmt.Sprintf("records 1 to %d may be missing from now on", r.GetRemovedThrough())
+	}
+	if len(r.GetSealed()) > 0 {
+		rows, result, last = "-", "-", strings.TrimSpace(r.GetCallId()+" (sealed: its key is needed to read more)")
+	}
+	_, err := fmt.Fprintf(w, recordLine, r.GetTime().AsTime().UTC().Format("2006-01-02T15:04:05.000Z"),
+		printable(caller), printable(action), printable(model), rows, printable(result), duration, printable(last))
+	return err
+}
+
+// checkpointText says what a checkpoint holds: of which log it is, how many
+// records it is over, the hash of their tree and who signed it. It does not check
+// the signatures, which audit verify does.
+func checkpointText(note string) string {
+	text, signatures, _ := strings.Cut(note, "\n\n")
+	lines := strings.Split(text, "\n")
+	if len(lines) < 3 {
+		return note
+	}
+	hash, err := base64.StdEncoding.DecodeString(lines[2])
+	if err != nil {
+		return note
+	}
+	var names []string
+	for line := range strings.Lines(signatures) {
+		if fields := strings.Fields(line); len(fields) == 3 && fields[0] == "—" {
+			names = append(names, fields[1])
+		}
+	}
+	return fmt.Sprintf("%s: %s records, tree %s, signed by %s", lines[0], lines[1], hex.EncodeToString(hash),
+		cmp.Or(strings.Join(names, ", "), "nobody"))
+}
