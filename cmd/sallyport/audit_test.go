@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -52,8 +53,11 @@ func writeLog(t testing.TB, dir string, records ...*auditv1.Record) {
 	}
 }
 
+// openLog opens a log to write to, for all tests of what reads one.
+func openLog(dir string) (*audit.Log, error) { return audit.Open(audit.Config{Dir: dir}) }
+
 func appendLog(dir string, records ...*auditv1.Record) (err error) {
-	w, err := audit.Open(audit.Config{Dir: dir})
+	w, err := openLog(dir)
 	if err != nil {
 		return err
 	}
@@ -64,6 +68,42 @@ func appendLog(dir string, records ...*auditv1.Record) (err error) {
 		}
 	}
 	return nil
+}
+
+// writeMany writes a log of n calls of a hundred callers to ten models, spread over
+// a month.
+func writeMany(t testing.TB, dir string, n int) {
+	t.Helper()
+	w, err := openLog(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var appending sync.WaitGroup
+	failures := make(chan error, 64)
+	for worker := range 64 {
+		appending.Go(func() {
+			for i := worker; i < n; i += 64 {
+				r := &auditv1.Record{
+					Kind: auditv1.Kind_KIND_CALL, Time: timestamppb.New(began.Add(time.Duration(i) * 30 * 24 * time.Hour / time.Duration(n))),
+					Duration: durationpb.New(time.Duration(i%1000) * time.Microsecond), CallId: fmt.Sprintf("01JABCDEFGHJKMNPQRST%06d", i),
+					Method: "/sallyport.inference.v1.PredictionService/Predict", PeerAddress: "192.0.2.1:5000",
+					Caller: &auditv1.Caller{SpiffeId: fmt.Sprintf("spiffe://sallyport.test/team/%d", i%100), SvidSerial: "a1", SvidExpiry: timestamppb.New(began)},
+					Action: "PREDICT", Model: fmt.Sprintf("model-%d", i%10), ModelVersion: 1, ModelDigest: strings.Repeat("ab", 32),
+					Roles: []string{"reader"}, RowsReceived: 4, RowsRun: 4, InputDigest: make([]byte, 32),
+					PolicyDigest: strings.Repeat("cd", 32), BytesReceived: 600, BytesSent: 200, ModelDuration: durationpb.New(time.Millisecond),
+				}
+				if err := w.Append(context.Background(), r); err != nil {
+					failures <- err
+					return
+				}
+			}
+		})
+	}
+	appending.Wait()
+	close(failures)
+	if err := errors.Join(<-failures, w.Close()); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func TestShowFilters(t *testing.T) {

@@ -171,4 +171,3 @@ func parseTime(s string, now time.Time) (time.Time, error) {
 	}
 	return at, nil
 }
-

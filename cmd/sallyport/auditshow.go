@@ -140,4 +140,3 @@ func showRecords(w io.Writer, records iter.Seq2[*auditv1.Record, error], flags *
 	}
 	return next, err
 }
-
