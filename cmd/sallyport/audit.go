@@ -25,7 +25,7 @@ func newAudit() *cobra.Command {
 		Args:  args(cobra.NoArgs),
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newAuditShow(), newAuditReport(), newAuditVerify())
+	cmd.AddCommand(newAuditShow(), newAuditReport(), newAuditExport(), newAuditVerify())
 	return cmd
 }
 

@@ -46,19 +46,34 @@ func writeRecord(w io.Writer, r *auditv1.Record) error {
 	case auditv1.Kind_KIND_EVENT:
 		action, result = "(event)", cmp.Or(r.GetReason(), "-")
 	case auditv1.Kind_KIND_CHECKPOINT:
-		action, last = "(checkpoint)", checkpointText(r.GetCheckpoint())
+		action, last = "(checkpoint)", ownText(r)
 	case auditv1.Kind_KIND_KEY:
-		key := r.GetWrappedKey()
-		action, last = "(key)", fmt.Sprintf("records behind it are sealed with key %s, which %s keeps", key.GetId(), key.GetKeeper())
+		action, last = "(key)", ownText(r)
 	case auditv1.Kind_KIND_RETENTION:
-		action, last = "(retention)", fmt.Sprintf("records 1 to %d may be missing from now on", r.GetRemovedThrough())
+		action, last = "(retention)", ownText(r)
 	}
 	if len(r.GetSealed()) > 0 {
-		rows, result, last = "-", "-", strings.TrimSpace(r.GetCallId()+" (sealed: its key is needed to read more)")
+		rows, result, last = "-", "-", strings.TrimSpace(r.GetCallId()+" ("+sealedText+")")
 	}
 	_, err := fmt.Fprintf(w, recordLine, r.GetTime().AsTime().UTC().Format("2006-01-02T15:04:05.000Z"),
 		printable(caller), printable(action), printable(model), rows, printable(result), duration, printable(last))
 	return err
+}
+
+const sealedText = "sealed: its key is needed to read more"
+
+// ownText says what a record of the log's own is about.
+func ownText(r *auditv1.Record) string {
+	switch r.GetKind() {
+	case auditv1.Kind_KIND_CHECKPOINT:
+		return checkpointText(r.GetCheckpoint())
+	case auditv1.Kind_KIND_KEY:
+		return fmt.Sprintf("records behind it are sealed with key %s, which %s keeps", r.GetWrappedKey().GetId(), r.GetWrappedKey().GetKeeper())
+	case auditv1.Kind_KIND_RETENTION:
+		return fmt.Sprintf("records 1 to %d may be missing from now on", r.GetRemovedThrough())
+	default:
+		return r.GetDetail()
+	}
 }
 
 // checkpointText says what a checkpoint holds: of which log it is, how many
@@ -82,4 +97,41 @@ func checkpointText(note string) string {
 	}
 	return fmt.Sprintf("%s: %s records, tree %s, signed by %s", lines[0], lines[1], hex.EncodeToString(hash),
 		cmp.Or(strings.Join(names, ", "), "nobody"))
+}
+
+// recordSentence says what a record is about on one line, by itself.
+func recordSentence(r *auditv1.Record) string {
+	who := cmp.Or(r.GetCaller().GetSpiffeId(), "nobody known")
+	if user := r.GetUser(); user != nil {
+		who += " for " + user.GetSubject()
+	}
+	what := cmp.Or(r.GetAction(), r.GetMethod(), "call")
+	if r.GetModel() != "" {
+		what += " " + r.GetModel()
+	}
+	if r.GetModelVersion() > 0 {
+		what += "/" + strconv.FormatInt(r.GetModelVersion(), 10)
+	}
+	result := codeName(codes.Code(r.GetCode()))
+	if r.GetReason() != "" && r.GetReason() != result {
+		result += " (" + r.GetReason() + ")"
+	}
+	if r.GetDetail() != "" {
+		result += ": " + r.GetDetail()
+	}
+	var s string
+	switch r.GetKind() {
+	case auditv1.Kind_KIND_CALL, auditv1.Kind_KIND_UNSPECIFIED:
+		s = fmt.Sprintf("%s by %s: %s", what, who, result)
+	case auditv1.Kind_KIND_HANDSHAKE:
+		s = fmt.Sprintf("handshake with %s refused: %s", cmp.Or(r.GetPeerAddress(), "a peer"), result)
+	case auditv1.Kind_KIND_EVENT:
+		s = r.GetDetail()
+	default:
+		s = ownText(r)
+	}
+	if len(r.GetSealed()) > 0 {
+		s = strings.TrimSpace(sealedText + " " + r.GetCallId())
+	}
+	return printable(s)
 }
