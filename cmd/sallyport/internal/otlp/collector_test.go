@@ -52,6 +52,7 @@ type collector struct {
 	last     *collectorv1.ExportLogsServiceRequest
 	headers  []string // values of "authorization"
 	records  []*logsv1.LogRecord
+	batches  []int // how many records each had that was taken
 }
 
 func (c *collector) Export(ctx context.Context, req *collectorv1.ExportLogsServiceRequest) (*collectorv1.ExportLogsServiceResponse, error) {
@@ -70,6 +71,7 @@ func (c *collector) Export(ctx context.Context, req *collectorv1.ExportLogsServi
 		taken := req.GetResourceLogs()[0].GetScopeLogs()[0].GetLogRecords()
 		c.mu.Lock()
 		c.records = append(c.records, taken...)
+		c.batches = append(c.batches, len(taken))
 		c.mu.Unlock()
 		if c.took != nil {
 			c.took <- len(taken)
