@@ -12,7 +12,11 @@ import (
 
 // Report is the report on what was counted so far. The Counter may go on.
 func (c *Counter) Report() *Report {
-	r := &Report{Log: c.log, Totals: c.totals, Rules: Rules}
+	r := &Report{
+		Log: c.log, Totals: c.totals, Rules: Rules,
+		// Empty lists are lists in JSON too.
+		Calls: []Call{}, Refusals: []Refusal{}, RefusalsByCaller: []Refusal{},
+	}
 	if c.log.Records > 0 {
 		r.Log.First, r.Log.Last = moment(c.first), moment(c.last)
 	}
@@ -23,7 +27,7 @@ func (c *Counter) Report() *Report {
 	r.Totals.Models = len(c.models)
 
 	byReason := make(map[string]*Refusal)
-	find := &finder{since: c.since, until: c.until, length: c.length}
+	find := &finder{since: c.since, until: c.until, length: c.length, found: []Finding{}}
 	for _, id := range slices.Sorted(maps.Keys(c.callers)) {
 		who := c.callers[id]
 		if who.now.calls > 0 && id != "" {
@@ -117,7 +121,7 @@ func othersLast(a, b Call) int {
 
 // notes say what the report does not know.
 func (c *Counter) notes() []string {
-	var notes []string
+	notes := []string{}
 	note := func(format string, a ...any) { notes = append(notes, fmt.Sprintf(format, a...)) }
 	switch {
 	case c.log.Records == 0:

@@ -1,6 +1,7 @@
 package report_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"math"
 	"runtime"
@@ -237,5 +238,16 @@ func BenchmarkAdd(b *testing.B) {
 	b.ReportAllocs()
 	for i := 0; b.Loop(); i++ {
 		c.Add(records[i%len(records)])
+	}
+}
+
+// A log without records gives a report, whose lists are empty and not null.
+func TestEmptyReport(t *testing.T) {
+	encoded, err := json.Marshal(count(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(string(encoded), "null") || !strings.Contains(string(encoded), `"notes":["the log has no records"]`) {
+		t.Errorf("%s", encoded)
 	}
 }

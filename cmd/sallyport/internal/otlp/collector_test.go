@@ -127,7 +127,7 @@ var protocols = []string{otlp.GRPC, otlp.HTTP}
 
 // serve serves c at address, "" for any, until stop is called or the test ends.
 // With a certificate it speaks TLS.
-func serve(t *testing.T, protocol string, c *collector, address string, certificates ...tls.Certificate) (at string, stop func()) {
+func serve(t testing.TB, protocol string, c *collector, address string, certificates ...tls.Certificate) (at string, stop func()) {
 	t.Helper()
 	if address == "" {
 		address = "127.0.0.1:0"
@@ -183,7 +183,7 @@ func certificate(t *testing.T) (tls.Certificate, string) {
 }
 
 // sender sends to a collector, and tries again soon.
-func sender(t *testing.T, protocol, url string, change ...func(*otlp.Config)) *otlp.Sender {
+func sender(t testing.TB, protocol, url string, change ...func(*otlp.Config)) *otlp.Sender {
 	t.Helper()
 	cfg := otlp.Config{
 		URL: url, Protocol: protocol, Version: "1.2.3", Host: "host-1",

@@ -221,3 +221,20 @@ func TestPumpFollows(t *testing.T) {
 		t.Errorf("error %v", err)
 	}
 }
+
+func BenchmarkPump(b *testing.B) {
+	for _, protocol := range protocols {
+		b.Run(protocol, func(b *testing.B) {
+			c := &collector{}
+			address, _ := serve(b, protocol, c, "")
+			p := pump(sender(b, protocol, "http://"+address))
+			file := filepath.Join(b.TempDir(), "cursor")
+			p.Dealt = func(c otlp.Cursor) error { return c.Save(file) }
+			b.ReportAllocs()
+			b.ResetTimer()
+			if _, err := p.Run(b.Context(), 1, reading(calls(1, uint64(b.N)))); err != nil {
+				b.Fatal(err)
+			}
+		})
+	}
+}
