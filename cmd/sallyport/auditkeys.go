@@ -59,6 +59,12 @@ func (f *keyFlags) unsealer(ctx context.Context) (*audit.Unsealer, error) {
 	return audit.NewUnsealer(keeper), nil
 }
 
+// view reads the log in dir with the key that the flags name.
+func (f *keyFlags) view(ctx context.Context, dir string) (audit.View, error) {
+	keys, err := f.unsealer(ctx)
+	return audit.View{Dir: dir, Keys: keys}, err
+}
+
 // pseudonymFlags say under which key subjects were replaced.
 type pseudonymFlags struct{ file, env string }
 

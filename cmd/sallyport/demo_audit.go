@@ -21,7 +21,7 @@ func (d *demo) trail(ctx context.Context) error {
 		return err
 	}
 	d.sent("sallyport audit show %s", dir)
-	if err := showAudit(ctx, d.out, dir, &showFlags{}); err != nil {
+	if err := showAudit(ctx, d.out, audit.View{Dir: dir}, &showFlags{}); err != nil {
 		return err
 	}
 	d.sent("sallyport audit verify %s", dir)
@@ -50,7 +50,7 @@ func (d *demo) expectRecords(ctx context.Context, dir string) error {
 			handshakes++
 		case auditv1.Kind_KIND_CALL:
 			delete(missing, rec.GetReason())
-		case auditv1.Kind_KIND_EVENT, auditv1.Kind_KIND_UNSPECIFIED:
+		default:
 		}
 		if len(missing) == 0 && handshakes >= 2 {
 			return nil

@@ -25,6 +25,7 @@ type explainFlags struct {
 	rows                                   int64
 	time                                   string
 	call, audit                            string
+	keys                                   keyFlags
 	pseudonym                              pseudonymFlags
 	json                                   bool
 }
@@ -83,6 +84,7 @@ The exit code is 0 if it is or was allowed and 3 if not.`,
 	f.StringVar(&flags.time, "time", "", "when, as in RFC 3339, or how long ago, such as 90m (default now)")
 	f.StringVar(&flags.call, "call", "", "id of a call in the audit log; then who, what and when are taken from there")
 	f.StringVar(&flags.audit, "audit", defaultAuditDir, "directory of the audit log, for --call")
+	flags.keys.register(cmd)
 	flags.pseudonym.register(cmd)
 	f.BoolVar(&flags.json, "json", false, "print JSON")
 	return cmd

@@ -49,7 +49,11 @@ func runExplainCall(ctx context.Context, w io.Writer, given *pflag.FlagSet, flag
 	if flags.call == "" {
 		return usage(errors.New("--call: an id must not be empty"))
 	}
-	record, err := findCall(ctx, audit.View{Dir: flags.audit}, flags.call)
+	log, err := flags.keys.view(ctx, flags.audit)
+	if err != nil {
+		return err
+	}
+	record, err := findCall(ctx, log, flags.call)
 	if err != nil {
 		return whereLog(err, "--audit")
 	}
