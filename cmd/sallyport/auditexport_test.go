@@ -254,7 +254,10 @@ func TestExportOwnRecords(t *testing.T) {
 	if n := strings.Count(out.String(), "\n"); n != 3 {
 		t.Errorf("%d records, want 3: %s", n, &out)
 	}
-	for r := range ownRecords() {
+	for r, err := range ownRecords() {
+		if err != nil {
+			t.Fatal(err)
+		}
 		if s := recordSentence(r); s == "" || strings.Contains(s, strconv.Quote("\n")) {
 			t.Errorf("%v: %q", r.GetKind(), s)
 		}

@@ -157,7 +157,10 @@ func TestPumpReadsWithGapAndError(t *testing.T) {
 	address, _ := serve(t, otlp.HTTP, c, "")
 	p := pump(sender(t, otlp.HTTP, "http://"+address))
 	summary, err := p.Run(t.Context(), 1, reading(func(yield func(*auditv1.Record, error) bool) {
-		for r := range calls(41, 43) {
+		for r, err := range calls(41, 43) {
+			if err != nil {
+				t.Error(err)
+			}
 			if !yield(r, nil) {
 				return
 			}
@@ -210,7 +213,10 @@ func TestPumpFollows(t *testing.T) {
 		})
 		ended <- err
 	}()
-	for r := range calls(1, 2) {
+	for r, err := range calls(1, 2) {
+		if err != nil {
+			t.Error(err)
+		}
 		more <- r
 		if n := <-c.took; n != 1 {
 			t.Errorf("a batch of %d", n)
