@@ -99,6 +99,8 @@ func assemble(ctx context.Context, cfg *configv1.Server, log *slog.Logger) (_ *p
 		Threads:     int(cfg.GetRuntime().GetThreads()),
 		Concurrency: int(cfg.GetRuntime().GetConcurrency()),
 		Queue:       int(cfg.GetRuntime().GetQueue()),
+		// Nothing runs before there are metrics.
+		Waited: func(_ string, d time.Duration) { p.metrics.RunWaited(d) },
 	}); err != nil {
 		return nil, usage(err)
 	}

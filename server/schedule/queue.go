@@ -162,6 +162,13 @@ func (q *Queue) stopClock(now time.Duration) {
 	}
 }
 
+// Running is how many turns are taken now.
+func (q *Queue) Running() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.running
+}
+
 // Waiting is how many wait now.
 func (q *Queue) Waiting() int {
 	q.mu.Lock()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -35,20 +36,22 @@ func TestNewRefusesSettings(t *testing.T) {
 // crowd is callers in a bubble of synctest, with the order in which they get
 // their turns.
 type crowd struct {
-	t     *testing.T
 	queue *schedule.Queue
 	turns chan string // who had them, in order
 	full  chan string // who was refused
+	calls sync.WaitGroup
 }
 
 func newCrowd(t *testing.T, turns, limit int) *crowd {
-	return &crowd{t: t, queue: newQueue(t, turns, limit), turns: make(chan string, 10_000), full: make(chan string, 10_000)}
+	c := &crowd{queue: newQueue(t, turns, limit), turns: make(chan string, 10_000), full: make(chan string, 10_000)}
+	t.Cleanup(c.calls.Wait) // who still waits leaves with the test's context
+	return c
 }
 
 // come brings one call of a caller, who then waits or holds its turn for d. When
 // it returns the call waits, has its turn or is refused.
 func (c *crowd) come(ctx context.Context, caller string, d time.Duration) {
-	go func() {
+	c.calls.Go(func() {
 		turn, err := c.queue.Acquire(ctx, caller)
 		switch {
 		case errors.Is(err, schedule.ErrFull):
@@ -58,7 +61,7 @@ func (c *crowd) come(ctx context.Context, caller string, d time.Duration) {
 			time.Sleep(d)
 			turn.Release()
 		}
-	}()
+	})
 	synctest.Wait()
 }
 
