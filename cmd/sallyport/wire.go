@@ -176,6 +176,7 @@ func assemble(ctx context.Context, cfg *configv1.Server, log *slog.Logger) (_ *p
 	if p.creds, err = identity.NewServerCredentials(p.source, identity.ServerConfig{
 		TrustDomains: p.domains,
 		Admit:        p.admit,
+		MaxPerCaller: cmp.Or(int(bounds.GetMaxConnectionsPerCaller()), 256),
 		Refused:      p.refusals.refused,
 	}); err != nil {
 		return nil, err
