@@ -100,7 +100,7 @@ func assemble(ctx context.Context, cfg *configv1.Server, log *slog.Logger) (_ *p
 		Concurrency: int(cfg.GetRuntime().GetConcurrency()),
 		Queue:       int(cfg.GetRuntime().GetQueue()),
 		// Nothing runs before there are metrics.
-		Waited: func(_ string, d time.Duration) { p.metrics.RunWaited(d) },
+		Waited: func(_ context.Context, d time.Duration) { p.metrics.RunWaited(d) },
 	}); err != nil {
 		return nil, usage(err)
 	}

@@ -20,11 +20,14 @@ func start(ctx context.Context, m model.Runner, n int64) <-chan error {
 	return startAs(ctx, "", m, n)
 }
 
+// callerKey is under which the context of a run says whose it is.
+type callerKey struct{}
+
 // startAs is start for a caller.
 func startAs(ctx context.Context, caller string, m model.Runner, n int64) <-chan error {
 	done := make(chan error, 1)
 	go func() {
-		_, err := m.Run(ctx, caller, rounds(n), nil)
+		_, err := m.Run(context.WithValue(ctx, callerKey{}, caller), caller, rounds(n), nil)
 		done <- err
 	}()
 	return done
@@ -134,7 +137,8 @@ func TestQueue(t *testing.T) {
 // A caller that came last has the next run, although another's runs fill the queue.
 func TestRunsGoRoundBetweenCallers(t *testing.T) {
 	var waited []string // one run at a time has its turn
-	rt := open(t, onnx.Config{Concurrency: 1, Queue: 3, Waited: func(caller string, d time.Duration) {
+	rt := open(t, onnx.Config{Concurrency: 1, Queue: 3, Waited: func(ctx context.Context, d time.Duration) {
+		caller, _ := ctx.Value(callerKey{}).(string)
 		if d <= 0 {
 			t.Errorf("%s waited for %v", caller, d)
 		}

@@ -31,9 +31,9 @@ type Config struct {
 	// Queue is how many more runs may wait for their turn; 0 is 256. When it is full
 	// the caller that has most of it gives way to others.
 	Queue int
-	// Waited is told of each run that had to wait for its turn, when it has it; it
-	// must not block. Optional.
-	Waited func(caller string, d time.Duration)
+	// Waited is told of each run that had to wait for its turn, when it has it; ctx is
+	// that of Run. It must not block. Optional.
+	Waited func(ctx context.Context, d time.Duration)
 }
 
 // Runtime is ONNX Runtime, loaded. It is safe for concurrent use.
@@ -63,7 +63,7 @@ func Open(cfg Config) (*Runtime, error) {
 	cfg.Queue = cmp.Or(cfg.Queue, 256)
 
 	if cfg.Waited == nil {
-		cfg.Waited = func(string, time.Duration) {}
+		cfg.Waited = func(context.Context, time.Duration) {}
 	}
 	turns, err := schedule.New(cfg.Concurrency, cfg.Queue)
 	if err != nil {
@@ -182,7 +182,7 @@ func (r *Runtime) acquire(ctx context.Context, caller string) (schedule.Turn, er
 	case errors.Is(err, schedule.ErrFull):
 		return turn, model.ErrOverloaded
 	case err == nil && turn.Waited() > 0:
-		r.cfg.Waited(caller, turn.Waited())
+		r.cfg.Waited(ctx, turn.Waited())
 	}
 	return turn, err
 }
