@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -193,10 +194,73 @@ func TestTurnTakenFreelyIsPaidForWhileOthersWait(t *testing.T) {
 	})
 }
 
+// Nor does it matter that those who waited have had their turns since.
+func TestTurnIsPaidForWhenNobodyWaitsAnyMore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCrowd(t, 2, 100)
+		c.come(t.Context(), "heavy", 100*time.Millisecond)
+		c.come(t.Context(), "x", 50*time.Millisecond)
+		c.come(t.Context(), "y", 10*time.Millisecond) // waits for 50 ms
+		time.Sleep(150 * time.Millisecond)
+		c.come(t.Context(), "x", time.Second)
+		c.come(t.Context(), "x", 10*time.Millisecond)
+		drained(c.turns)
+		c.come(t.Context(), "heavy", 10*time.Millisecond)
+		for range 20 {
+			c.come(t.Context(), "light", 10*time.Millisecond)
+		}
+		time.Sleep(500 * time.Millisecond)
+		got := strings.Fields(drained(c.turns))
+		if at := slices.Index(got, "heavy"); at < 4 || at > 6 {
+			t.Errorf("heavy had its next turn after %d of 10 ms, want 5", at)
+		}
+	})
+}
+
+// Nobody has all the turns for a while, and then another: what a turn will cost
+// counts when it begins.
+func TestTurnsAtATimeAreShared(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const turns = 4
+		q := newQueue(t, turns, 1000)
+		ctx, stop := context.WithTimeout(t.Context(), time.Second)
+		defer stop()
+		var running [2]atomic.Int32
+		each := [2]time.Duration{7 * time.Millisecond, 40 * time.Millisecond}
+		var calls sync.WaitGroup
+		for caller := range running {
+			for i := range 20 {
+				calls.Go(func() {
+					for time.Sleep(time.Duration(i) * time.Millisecond); ; { // not all at once
+						turn, err := q.Acquire(ctx, fmt.Sprint(caller))
+						if err != nil {
+							return
+						}
+						running[caller].Add(1)
+						time.Sleep(each[caller])
+						running[caller].Add(-1)
+						turn.Release()
+					}
+				})
+			}
+		}
+		time.Sleep(200*time.Millisecond + 500*time.Microsecond)
+		for range 500 {
+			if n := running[0].Load(); n == 0 || n == turns {
+				t.Fatalf("one caller has %d turns of %d", n, turns)
+			}
+			time.Sleep(time.Millisecond)
+		}
+		calls.Wait()
+	})
+}
+
 // For the time in which it wanted nothing a caller gets nothing.
 func TestNobodySavesUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCrowd(t, 1, 1000)
+		c.come(t.Context(), "early", 10*time.Millisecond)
+		c.come(t.Context(), "late", 10*time.Millisecond) // it is known from before
 		for range 300 {
 			c.come(t.Context(), "early", 10*time.Millisecond)
 		}
@@ -334,10 +398,11 @@ func TestWaiterLeavesWithItsContext(t *testing.T) {
 	})
 }
 
-// A turn that comes when its waiter's context ends is not lost, whichever the
-// waiter sees first.
+// A turn that comes when its waiter's context ends is not lost, whichever comes
+// first and whichever the waiter sees first.
 func TestTurnOfWhoLeavesGoesOn(t *testing.T) {
-	for range 500 {
+	saw := map[bool]int{}
+	for i := range 500 {
 		synctest.Test(t, func(t *testing.T) {
 			q := newQueue(t, 1, 10)
 			held, err := q.Acquire(t.Context(), "x")
@@ -345,37 +410,38 @@ func TestTurnOfWhoLeavesGoesOn(t *testing.T) {
 				t.Fatal(err)
 			}
 			ctx, cancel := context.WithCancel(t.Context())
-			first, second := make(chan error, 1), make(chan error, 1)
-			go func() {
-				_, err := q.Acquire(ctx, "leaves")
-				first <- err
-			}()
-			synctest.Wait()
-			go func() {
-				turn, err := q.Acquire(t.Context(), "stays")
-				if err == nil {
-					turn.Release()
-				}
-				second <- err
-			}()
-			synctest.Wait()
-			go cancel()
-			held.Release()
-			if err := <-first; !errors.Is(err, context.Canceled) {
-				// It saw its turn before its context ended, and keeps it.
-				if err != nil {
-					t.Error(err)
-				}
-				return
+			defer cancel()
+			for _, call := range []struct {
+				caller string
+				ctx    context.Context
+			}{{"leaves", ctx}, {"stays", t.Context()}} {
+				go func() {
+					turn, err := q.Acquire(call.ctx, call.caller)
+					if err == nil {
+						turn.Release()
+					} else if call.caller == "stays" || !errors.Is(err, context.Canceled) {
+						t.Errorf("%s: %v", call.caller, err)
+					}
+					if call.caller == "leaves" {
+						saw[err == nil]++
+					}
+				}()
+				synctest.Wait()
 			}
-			if err := <-second; err != nil {
-				t.Error(err)
+			if i%2 == 0 {
+				cancel()
+				held.Release()
+			} else {
+				held.Release()
+				cancel()
 			}
-			if n := q.Running(); n != 0 {
-				t.Errorf("%d run", n)
+			synctest.Wait()
+			if n, waiting := q.Running(), q.Waiting(); n != 0 || waiting != 0 {
+				t.Fatalf("%d run and %d wait", n, waiting)
 			}
 		})
 	}
+	t.Logf("had its turn or left: %v", saw)
 }
 
 func TestWaited(t *testing.T) {
