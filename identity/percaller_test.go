@@ -95,6 +95,8 @@ func TestConnectionsPerCallerAtOnce(t *testing.T) {
 	var in atomic.Int32
 	var all sync.WaitGroup
 	hold := make(chan struct{})
+	letGo := sync.OnceFunc(func() { close(hold) })
+	defer letGo()
 	for range tries {
 		all.Go(func() {
 			raw, err := new(net.Dialer).DialContext(t.Context(), "tcp", d.addr)
@@ -116,7 +118,7 @@ func TestConnectionsPerCallerAtOnce(t *testing.T) {
 		}
 	}
 	d.left(t, bound)
-	close(hold)
+	letGo()
 	all.Wait()
 	if in.Load() != bound {
 		t.Errorf("%d came in, want %d", in.Load(), bound)

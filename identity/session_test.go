@@ -77,6 +77,7 @@ func openBoundedDoor(t *testing.T, src identity.X509Source, admit func(*identity
 				_, _ = conn.Write([]byte{0})
 				_, _ = io.Copy(io.Discard, conn)
 				_ = conn.Close()
+				_ = conn.Close() // the second changes nothing
 			})
 		}
 	})
