@@ -158,7 +158,9 @@ func TestRunsGoRoundBetweenCallers(t *testing.T) {
 		t.Errorf("the newest of whoever has most: got %v, want %v", err, model.ErrOverloaded)
 	}
 	cancel()
-	<-running
+	if err := <-running; !errors.Is(err, context.Canceled) {
+		t.Errorf("the first: got %v, want %v", err, context.Canceled)
+	}
 	for _, done := range []<-chan error{modest, greedy[0], greedy[1]} {
 		if err := <-done; err != nil {
 			t.Error(err)
