@@ -19,6 +19,7 @@ type Metrics struct {
 	duration   *prometheus.HistogramVec
 	gates      prometheus.Histogram
 	model      *prometheus.HistogramVec
+	waits      prometheus.Histogram
 	handshakes prometheus.Counter
 	revoked    prometheus.Counter
 	rechecked  prometheus.Counter
@@ -42,6 +43,7 @@ type Sources struct {
 	PolicyGeneration func() uint64
 	PolicyStale      func() bool
 	Connections      func() int
+	RunsWaiting      func() int
 	IssuersUnusable  func() int
 	// ShadowGeneration is 0 if there is no shadow policy.
 	ShadowGeneration func() uint64
@@ -81,6 +83,10 @@ func NewMetrics(src Sources) *Metrics {
 			Name: "sallyport_model_duration_seconds", Help: "Time that a call's model ran, waiting for its turn included.",
 			Buckets: fast,
 		}, []string{"model"}),
+		waits: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "sallyport_run_wait_seconds", Help: "How long runs waited for their turn that had to wait.",
+			Buckets: fast,
+		}),
 		handshakes: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "sallyport_handshakes_refused_total", Help: "Connections refused in the TLS handshake.",
 		}),
@@ -101,7 +107,7 @@ func NewMetrics(src Sources) *Metrics {
 		return prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help}, func() float64 { return float64(value()) })
 	}
 	m.registry.MustRegister(
-		m.calls, m.rows, m.duration, m.gates, m.model, m.handshakes, m.revoked, m.rechecked, m.shadow,
+		m.calls, m.rows, m.duration, m.gates, m.model, m.waits, m.handshakes, m.revoked, m.rechecked, m.shadow,
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		gauge("sallyport_svid_expiry_timestamp_seconds", "When the server's own X.509-SVID ends.",
@@ -131,6 +137,8 @@ func NewMetrics(src Sources) *Metrics {
 			truth(src.ShadowStale)),
 		gauge("sallyport_issuers_unusable", "Issuers of users' tokens whose keys cannot be had, so that their tokens are refused.",
 			func() float64 { return float64(src.IssuersUnusable()) }),
+		gauge("sallyport_runs_waiting", "Runs of models that wait for their turn.",
+			func() float64 { return float64(src.RunsWaiting()) }),
 		gauge("sallyport_connections", "Connections open now.",
 			func() float64 { return float64(src.Connections()) }),
 		gauge("sallyport_workload_api_away", "1 while the Workload API does not answer and the server goes on with the identity it has.",
@@ -175,6 +183,9 @@ func (m *Metrics) ConnectionsRevoked(n int) { m.revoked.Add(float64(n)) }
 // CallsRevoked counts open RPCs that were ended by a new policy or with their
 // user.
 func (m *Metrics) CallsRevoked(n int) { m.rechecked.Add(float64(n)) }
+
+// RunWaited is told of a run that had to wait for its turn.
+func (m *Metrics) RunWaited(d time.Duration) { m.waits.Observe(d.Seconds()) }
 
 // HandshakeRefused counts one refused connection.
 func (m *Metrics) HandshakeRefused() { m.handshakes.Inc() }

@@ -29,5 +29,5 @@ var recordReasons = []string{
 	string(interceptors.DeadlineExceeded),
 	string(interceptors.Cancelled),
 	string(interceptors.Internal),
-	identityRejected, serverRejected, handshakeUnfinished,
+	identityRejected, serverRejected, handshakeUnfinished, tooManyConnections,
 }

@@ -270,6 +270,7 @@ func (p *process) sources(limiter *quota.Limiter) server.Sources {
 		PolicyGeneration: func() uint64 { return p.policy.Load().Generation() },
 		PolicyStale:      func() bool { return p.policy.LastError() != nil },
 		Connections:      func() int { return p.creds.Connections() },
+		RunsWaiting:      func() int { return p.runtime.Waiting() },
 		IssuersUnusable:  func() int { return len(p.unusableIssuers()) },
 		ShadowGeneration: p.shadowGeneration,
 		ShadowStale:      func() bool { return p.shadow != nil && p.shadow.LastError() != nil },

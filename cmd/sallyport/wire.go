@@ -114,6 +114,8 @@ func assemble(ctx context.Context, cfg *configv1.Server, log *slog.Logger) (_ *p
 		Threads:     int(cfg.GetRuntime().GetThreads()),
 		Concurrency: int(cfg.GetRuntime().GetConcurrency()),
 		Queue:       int(cfg.GetRuntime().GetQueue()),
+		// Nothing runs before there are metrics.
+		Waited: func(_ context.Context, d time.Duration) { p.metrics.RunWaited(d) },
 	}); err != nil {
 		return nil, usage(err)
 	}
@@ -190,6 +192,7 @@ func assemble(ctx context.Context, cfg *configv1.Server, log *slog.Logger) (_ *p
 	if p.creds, err = identity.NewServerCredentials(p.source, identity.ServerConfig{
 		TrustDomains: p.domains,
 		Admit:        p.admit,
+		MaxPerCaller: cmp.Or(int(bounds.GetMaxConnectionsPerCaller()), 256),
 		Refused:      p.refusals.refused,
 	}); err != nil {
 		return nil, err
