@@ -20,6 +20,7 @@ import (
 	"github.com/sallyport/sallyport/identity/identitytest"
 	"github.com/sallyport/sallyport/interceptors"
 	"github.com/sallyport/sallyport/interceptors/audit"
+	"github.com/sallyport/sallyport/interceptors/audit/audittest"
 	"github.com/sallyport/sallyport/interceptors/policy"
 	"github.com/sallyport/sallyport/interceptors/quota"
 	"github.com/sallyport/sallyport/server"
@@ -164,7 +165,7 @@ func openFair(t *testing.T, concurrency int, together bool) (f *fair, closeAll f
 	must(err)
 	index, err := policy.Compile(parsed)
 	must(err)
-	records, err := audit.Open(audit.Config{Dir: t.TempDir(), Logger: log})
+	records, err := audit.Open(audit.Config{Key: audittest.Key(), Dir: t.TempDir(), Logger: log})
 	must(err)
 	digester, err := audit.NewDigester(make([]byte, audit.KeyBytes))
 	must(err)
