@@ -19,7 +19,7 @@ func TestImportsFlowOneWay(t *testing.T) {
 		"interceptors":          {module + "server", module + "cmd", module + "gen/go/sallyport/inference"},
 		"interceptors/policy":   {"google.golang.org/grpc", module + "interceptors/"},
 		"interceptors/quota":    {"google.golang.org/grpc", module + "interceptors/", module + "gen"},
-		"interceptors/audit":    {"google.golang.org/grpc", module + "interceptors/"},
+		"interceptors/audit":    {"google.golang.org/grpc", module + "interceptors/policy", module + "interceptors/quota"},
 		"server":                {module + "cmd"},
 		"server/model":          {"google.golang.org/grpc", module + "interceptors", module + "identity", module + "gen/go/sallyport/inference", module + "server/inference"},
 		"server/onnx":           {"google.golang.org/grpc", module + "interceptors", module + "identity", module + "gen", module + "server/inference"},
