@@ -288,7 +288,7 @@ func (l *Log) left(s segment) {
 		return // it had no record and was replaced
 	}
 	l.indexing.Go(func() {
-		if err := s.index.write(l.cfg.Dir, s.size); err != nil {
+		if err := s.index.write(l.cfg.Dir, s.size, l.cfg.sync); err != nil {
 			l.cfg.Logger.Warn("audit log: index not written; call ids of the segment are looked for by reading it",
 				slog.String("segment", segmentName(s.first)), slog.String("error", err.Error()))
 		}

@@ -99,14 +99,10 @@ func (b *indexBuilder) bytes(size int64) []byte {
 	return binary.BigEndian.AppendUint32(out, crc32.Checksum(out, castagnoli))
 }
 
-// write writes the index beside its segment. It is not synced: one that a crash
-// leaves damaged is made anew.
-func (b *indexBuilder) write(dir string, size int64) error {
-	path := filepath.Join(dir, indexName(b.first))
-	if err := os.WriteFile(path+unfinished, b.bytes(size), 0o600); err != nil {
-		return errors.Join(err, os.Remove(path+unfinished))
-	}
-	return os.Rename(path+unfinished, path)
+// write writes the index beside its segment. One that has its name is whole; one
+// that a crash leaves without it is made anew.
+func (b *indexBuilder) write(dir string, size int64, sync func(*os.File) error) error {
+	return writeWhole(filepath.Join(dir, indexName(b.first)), b.bytes(size), sync)
 }
 
 // index is an index that is open for reading.
@@ -122,7 +118,7 @@ type index struct {
 // openIndex opens the index of a segment; the error is errIndex if it is not a
 // whole one of a segment of that length.
 func openIndex(dir string, first uint64) (*index, error) {
-	f, err := os.Open(filepath.Join(dir, indexName(first)))
+	f, err := openRegular(filepath.Join(dir, indexName(first)))
 	if err != nil {
 		return nil, err
 	}
