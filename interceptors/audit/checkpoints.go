@@ -77,15 +77,15 @@ func place(old []byte, c Checkpoint) int64 {
 func readCheckpoints(dir string, first uint64, verifiers note.Verifiers) ([]Checkpoint, error) {
 	path := filepath.Join(dir, checkpointsName(first))
 	off := int64(0)
-	tampered := func(sequence uint64, reason string) error {
-		return &TamperError{File: path, Offset: off, Sequence: sequence, Reason: reason}
+	tampered := func(reason string) error {
+		return &TamperError{File: path, Offset: off, Sequence: first, Reason: reason}
 	}
 	f, err := openRegular(path)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 		return nil, nil
 	case errors.Is(err, errIrregular):
-		return nil, tampered(first, err.Error())
+		return nil, tampered(err.Error())
 	case err != nil:
 		return nil, err
 	}
@@ -109,10 +109,10 @@ func readCheckpoints(dir string, first uint64, verifiers note.Verifiers) ([]Chec
 		n := notes.Bytes()
 		c, err := ParseCheckpoint(n, verifiers)
 		if err != nil {
-			return nil, tampered(max(c.Size, first), err.Error())
+			return nil, tampered(err.Error())
 		}
 		if len(all) > 0 && c.Size <= all[len(all)-1].Size || c.Size+1 < first {
-			return nil, tampered(first, fmt.Sprintf("checkpoint of %d records is out of order", c.Size))
+			return nil, tampered(fmt.Sprintf("checkpoint of %d records is out of order", c.Size))
 		}
 		all, off = append(all, c), off+int64(len(n))
 	}
@@ -120,7 +120,7 @@ func readCheckpoints(dir string, first uint64, verifiers note.Verifiers) ([]Chec
 		return nil, err
 	}
 	if notes.Err() != nil || len(torn) > 0 && !tornNote(torn) {
-		return nil, tampered(first, "not a checkpoint")
+		return nil, tampered("not a checkpoint")
 	}
 	return all, nil
 }
