@@ -67,14 +67,6 @@ func (b *indexBuilder) add(record []byte, off int64, leaf hash) {
 	b.offsets, b.leaves = append(b.offsets, off), append(b.leaves, leaf)
 }
 
-// cut drops all but the first n records.
-func (b *indexBuilder) cut(n uint64) {
-	b.offsets, b.leaves = b.offsets[:n], b.leaves[:n]
-	for len(b.calls) > 0 && uint64(b.calls[len(b.calls)-1].n) >= n {
-		b.calls = b.calls[:len(b.calls)-1]
-	}
-}
-
 // bytes is the index of a segment that is size bytes long.
 func (b *indexBuilder) bytes(size int64) []byte {
 	slices.SortFunc(b.calls, func(x, y indexedCall) int {
