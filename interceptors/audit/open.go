@@ -101,8 +101,8 @@ func (w *writer) resume(firsts []uint64) (*Repair, error) {
 			if r.first != first {
 				w.index, off = newIndexBuilder(r.first), int64(headerSize(r.first))
 			}
-			w.index.add(record, off, r.leaf)
-			claimed = claimed || r.seq > last.Size && removedThrough(record) > 0
+			w.index.add(readClear(record), off, r.leaf)
+			claimed = claimed || r.seq > last.Size && readClear(record).removedThrough > 0
 		} else if errors.Is(err, io.EOF) && r.first != first {
 			w.index = newIndexBuilder(r.first)
 		}
@@ -205,7 +205,7 @@ func (w *writer) checkRemoved(through uint64) error {
 		if err != nil {
 			return err
 		}
-		if removedThrough(record) >= through {
+		if readClear(record).removedThrough >= through {
 			return nil
 		}
 	}

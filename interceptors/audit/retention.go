@@ -10,7 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	auditv1 "github.com/sallyport/sallyport/gen/go/sallyport/audit/v1"
@@ -118,16 +117,6 @@ func (l *Log) expired() (firsts []uint64, n int, err error) {
 	return firsts, n, nil
 }
 
-// removedThrough is what an encoded record says that retention has deleted; 0 if it
-// is about something else.
-func removedThrough(record []byte) uint64 {
-	var r auditv1.Record
-	if proto.Unmarshal(record, &r) != nil || r.GetKind() != auditv1.Kind_KIND_RETENTION {
-		return 0
-	}
-	return r.GetRemovedThrough()
-}
-
 // removeSegments deletes segments, the oldest first, and what stands beside them or
 // beside such as were deleted before.
 func removeSegments(dir string, firsts []uint64, sync func(*os.File) error) error {
@@ -192,7 +181,7 @@ func buildIndex(dir string, first, next uint64, sync func(*os.File) error) error
 		if err != nil {
 			return err
 		}
-		b.add(record, off, r.leaf)
+		b.add(readClear(record), off, r.leaf)
 	}
 	return b.write(dir, r.off, sync)
 }

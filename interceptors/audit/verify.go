@@ -11,8 +11,6 @@ import (
 	"time"
 
 	"golang.org/x/mod/sumdb/note"
-
-	auditv1 "github.com/sallyport/sallyport/gen/go/sallyport/audit/v1"
 )
 
 // VerifyConfig says what a log is held against. The zero value is usable.
@@ -176,19 +174,16 @@ func (v *verification) run() error {
 			}
 			off = int64(headerSize(r.first))
 		}
-		record, err := r.decode(raw)
+		record, err := r.check(raw)
 		if err != nil {
 			return err
 		}
-		v.index.add(raw, off, r.leaf)
-		at := record.GetTime().AsTime()
+		v.index.add(record, off, r.leaf)
+		v.report.Last = record.time()
 		if r.seq == removed+1 {
-			v.report.First = at
+			v.report.First = v.report.Last
 		}
-		v.report.Last = at
-		if record.GetKind() == auditv1.Kind_KIND_RETENTION {
-			v.announced = max(v.announced, record.GetRemovedThrough())
-		}
+		v.announced = max(v.announced, record.removedThrough)
 		if err := v.meet(); err != nil {
 			return err
 		}

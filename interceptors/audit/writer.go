@@ -226,7 +226,7 @@ func (w *writer) reclaim() error {
 		if err != nil {
 			return fmt.Errorf("acknowledged record %d: %w", r.seq+1, err)
 		}
-		index.add(record, off, r.leaf)
+		index.add(readClear(record), off, r.leaf)
 	}
 	if r.first != w.first || r.off != w.durable.size || !r.tree.equal(&w.durable.tree) {
 		return r.tampered("acknowledged records were replaced")
