@@ -27,7 +27,7 @@ func (l *Log) run() {
 	defer probe.Stop()
 	sign := time.NewTicker(l.cfg.CheckpointInterval)
 	defer sign.Stop()
-	retain := time.NewTicker(retainInterval)
+	retain := time.NewTicker(l.cfg.retain)
 	defer retain.Stop()
 	for {
 		select {

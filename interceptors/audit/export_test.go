@@ -1,6 +1,9 @@
 package audit
 
-import "os"
+import (
+	"os"
+	"time"
+)
 
 // What tests have to reach: the intervals of the committer, the sync, because no
 // disk fails or hangs in it on demand, and what whoever forges a log would use.
@@ -13,6 +16,12 @@ const (
 
 func (c Config) WithSync(sync func(*os.File) error) Config {
 	c.sync = sync
+	return c
+}
+
+// WithRetention looks for old segments so often.
+func (c Config) WithRetention(every time.Duration) Config {
+	c.retain = every
 	return c
 }
 
