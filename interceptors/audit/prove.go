@@ -163,7 +163,7 @@ func newProver(dir string, firsts []uint64, size uint64) (*prover, error) {
 	if size < before.size {
 		return nil, fmt.Errorf("the checkpoint covers %d records, all of which retention has deleted", size)
 	}
-	p := &prover{before: before, leaves: make([]hash, 0, size-before.size)}
+	p := &prover{before: before}
 	for i, first := range firsts {
 		if first > size {
 			break
@@ -187,7 +187,7 @@ func segmentLeaves(dir string, first, count uint64) ([]hash, error) {
 	if x, err := openIndex(dir, first); err == nil {
 		defer x.close()
 		if uint64(x.count) >= count { //nolint:gosec // not negative
-			return x.leaves(0, int64(count)) //nolint:gosec // bounded by x.count
+			return x.leaves(0, int64(count)) //nolint:gosec // bounded by x.count, and that by the file
 		}
 	}
 	r, err := openReader(dir, first)
@@ -195,11 +195,11 @@ func segmentLeaves(dir string, first, count uint64) ([]hash, error) {
 		return nil, err
 	}
 	defer r.close()
-	leaves := make([]hash, 0, count)
+	var leaves []hash
 	for uint64(len(leaves)) < count {
 		_, err := r.next()
 		if errors.Is(err, io.EOF) {
-			return nil, r.tampered(fmt.Sprintf("the log ends with record %d, before the end of its checkpoint: it was cut off", r.seq))
+			return nil, r.tampered(fmt.Sprintf("the log ends with record %d, before the end of the checkpoint: it was cut off, or the checkpoint is of another log", r.seq))
 		}
 		if err != nil {
 			return nil, err
