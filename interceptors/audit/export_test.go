@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"io"
 	"os"
 	"time"
 )
@@ -47,3 +48,9 @@ func Reindex(dir string, first, next uint64) error {
 
 // WellFormed tells whether Verify accepts it as a record, whatever its sequence.
 func WellFormed(record []byte) bool { return recordShape.wellFormed(record) }
+
+// ReadHeader reads the tree before a segment from its header.
+func ReadHeader(r io.Reader) (*Tree, error) {
+	t, err := readHeader(r)
+	return &Tree{t}, err
+}
