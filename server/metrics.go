@@ -8,6 +8,7 @@ import (
 	"google.golang.org/genproto/googleapis/rpc/code"
 
 	"github.com/sallyport/sallyport/interceptors"
+	"github.com/sallyport/sallyport/interceptors/quota"
 )
 
 // Metrics are the server's Prometheus metrics. No label holds a value that a
@@ -33,13 +34,15 @@ type Sources struct {
 	AuditCommit      func() time.Duration
 	AuditRecords     func() uint64
 	AuditFailures    func() uint64
-	QuotaCallers     func() int
+	Quota            func() quota.Stats
 	ModelVersions    func() int
 	ModelFailures    func() int
 	PolicyGeneration func() uint64
 	PolicyStale      func() bool
 	Connections      func() int
 	IssuersUnusable  func() int
+	// QuotaStoreAway tells whether the store of quotas does not answer.
+	QuotaStoreAway func() bool
 	// ShadowGeneration is 0 if there is no shadow policy.
 	ShadowGeneration func() uint64
 	ShadowStale      func() bool
@@ -110,7 +113,15 @@ func NewMetrics(src Sources) *Metrics {
 		counter("sallyport_audit_records_total", "Records in the audit log, those of earlier runs included.", src.AuditRecords),
 		counter("sallyport_audit_failures_total", "How often the audit log became unavailable since the start.", src.AuditFailures),
 		gauge("sallyport_quota_callers", "Callers whose use is being remembered.",
-			func() float64 { return float64(src.QuotaCallers()) }),
+			func() float64 { return float64(src.Quota().Callers) }),
+		gauge("sallyport_quota_leases", "Callers of whose shared limits this replica holds something that it has not used.",
+			func() float64 { return float64(src.Quota().Leases) }),
+		counter("sallyport_quota_store_round_trips_total", "Round trips to the store of quotas.",
+			func() uint64 { return src.Quota().RoundTrips }),
+		counter("sallyport_quota_store_failures_total", "Round trips to the store of quotas that failed.",
+			func() uint64 { return src.Quota().StoreFailures }),
+		gauge("sallyport_quota_store_away", "1 while the store of quotas does not answer and each role's on_store_failure holds.",
+			truth(src.QuotaStoreAway)),
 		gauge("sallyport_model_versions", "Versions of models that are loaded.",
 			func() float64 { return float64(src.ModelVersions()) }),
 		gauge("sallyport_model_failures", "Files of models that cannot be used.",

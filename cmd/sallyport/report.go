@@ -13,7 +13,6 @@ import (
 
 	"github.com/sallyport/sallyport/identity"
 	"github.com/sallyport/sallyport/interceptors/policy"
-	"github.com/sallyport/sallyport/interceptors/quota"
 	"github.com/sallyport/sallyport/server"
 	"github.com/sallyport/sallyport/server/model"
 )
@@ -204,6 +203,12 @@ func (p *process) readiness() []server.Check {
 			},
 		},
 		{
+			Name: "quota",
+			// While the store is away each role says what holds; the server goes on.
+			Err:  func() error { return nil },
+			Note: p.quotaNote,
+		},
+		{
 			Name: "users",
 			Err:  func() error { return nil }, // callers without a user are served all the same
 			Note: func() string {
@@ -241,14 +246,15 @@ func (p *process) away() string {
 }
 
 // sources are the values that metrics show.
-func (p *process) sources(limiter *quota.Limiter) server.Sources {
+func (p *process) sources() server.Sources {
 	return server.Sources{
 		SVIDExpiry:       p.source.NotAfter,
 		AuditQueue:       func() int { return p.audit.Stats().Queue },
 		AuditCommit:      func() time.Duration { return p.audit.Stats().LastCommit },
 		AuditRecords:     func() uint64 { return p.audit.Stats().Records },
 		AuditFailures:    func() uint64 { return p.audit.Stats().Failures },
-		QuotaCallers:     func() int { return limiter.Stats().Callers },
+		Quota:            p.limiter.Stats,
+		QuotaStoreAway:   func() bool { since, _ := p.limiter.StoreAway(); return !since.IsZero() },
 		ModelVersions:    p.versions,
 		ModelFailures:    func() int { return len(p.models.Failures()) },
 		PolicyGeneration: func() uint64 { return p.policy.Load().Generation() },

@@ -97,6 +97,12 @@ func (p *process) close(ctx context.Context) error {
 	if p.chain != nil {
 		end("chain", p.chain.Close(ctx))
 	}
+	if p.limiter != nil {
+		end("quotas", p.limiter.Close(ctx))
+	}
+	if p.quotaStore != nil {
+		end("store of quotas", p.quotaStore.Close())
+	}
 	if p.models != nil {
 		end("models", p.models.Close(ctx))
 	}
