@@ -52,7 +52,11 @@ func (a *account) adopt(limits Limits, now time.Duration) {
 	a.requests.adopt(limits.RequestsPerSecond, limits.RequestBurst)
 	a.rows.adopt(limits.RowsPerSecond, limits.RowBurst)
 	if s := a.shared; s != nil {
-		s.most, s.believed = s.shard.limiter.lease.most(&limits), 0
+		// What is held was taken under the limits before: it goes back first.
+		for k, n := range s.held {
+			s.back[k] += n
+		}
+		s.held, s.most, s.believed = Amounts{}, s.shard.limiter.lease.most(&limits), 0
 	}
 }
 

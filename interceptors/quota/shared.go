@@ -223,9 +223,10 @@ func (s *shared) turn(day, month int64) {
 
 // lost is called if it is not known whether an exchange was done. What was given
 // back is then lost to the caller; what is to be charged is charged again, at
-// worst twice: never does that give the caller more than the limit.
+// worst twice: never does that give the caller more than the limit. What the store
+// has is not known either.
 func (s *shared) lost(x *Exchange, now time.Duration) {
-	s.last = now
+	s.last, s.believed = now, 0
 	for k, n := range x.Return {
 		if n < 0 && (!Kind(k).day() || s.day == x.Day) && (!Kind(k).month() || s.month == x.Month) {
 			s.back[k] += n

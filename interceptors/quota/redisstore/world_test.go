@@ -13,7 +13,6 @@ import (
 
 	"github.com/sallyport/sallyport/interceptors/quota"
 	"github.com/sallyport/sallyport/interceptors/quota/redisstore"
-	"github.com/sallyport/sallyport/interceptors/quota/redisstore/redistest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -133,5 +132,3 @@ func exchange(t *testing.T, s *redisstore.Store, x quota.Exchange) quota.Answer 
 	}
 	return a
 }
-
-var _ = redistest.Start
