@@ -41,6 +41,8 @@ type Sources struct {
 	PolicyStale      func() bool
 	Connections      func() int
 	IssuersUnusable  func() int
+	// QuotaUses are the accounts nearest to a limit, and how many are left out.
+	QuotaUses func(n int) ([]quota.Use, int)
 	// QuotaStoreAway tells whether the store of quotas does not answer.
 	QuotaStoreAway func() bool
 	// ShadowGeneration is 0 if there is no shadow policy.
@@ -102,6 +104,7 @@ func NewMetrics(src Sources) *Metrics {
 	}
 	m.registry.MustRegister(
 		m.calls, m.rows, m.duration, m.gates, m.model, m.handshakes, m.revoked, m.rechecked, m.shadow,
+		newQuotaUse(src.QuotaUses),
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		gauge("sallyport_svid_expiry_timestamp_seconds", "When the server's own X.509-SVID ends.",

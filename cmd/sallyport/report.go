@@ -13,6 +13,7 @@ import (
 
 	"github.com/sallyport/sallyport/identity"
 	"github.com/sallyport/sallyport/interceptors/policy"
+	"github.com/sallyport/sallyport/interceptors/quota"
 	"github.com/sallyport/sallyport/server"
 	"github.com/sallyport/sallyport/server/model"
 )
@@ -248,12 +249,15 @@ func (p *process) away() string {
 // sources are the values that metrics show.
 func (p *process) sources() server.Sources {
 	return server.Sources{
-		SVIDExpiry:       p.source.NotAfter,
-		AuditQueue:       func() int { return p.audit.Stats().Queue },
-		AuditCommit:      func() time.Duration { return p.audit.Stats().LastCommit },
-		AuditRecords:     func() uint64 { return p.audit.Stats().Records },
-		AuditFailures:    func() uint64 { return p.audit.Stats().Failures },
-		Quota:            p.limiter.Stats,
+		SVIDExpiry:    p.source.NotAfter,
+		AuditQueue:    func() int { return p.audit.Stats().Queue },
+		AuditCommit:   func() time.Duration { return p.audit.Stats().LastCommit },
+		AuditRecords:  func() uint64 { return p.audit.Stats().Records },
+		AuditFailures: func() uint64 { return p.audit.Stats().Failures },
+		Quota:         p.limiter.Stats,
+		QuotaUses: func(n int) ([]quota.Use, int) {
+			return p.limiter.Uses(n, func(quota.Account) bool { return true })
+		},
 		QuotaStoreAway:   func() bool { since, _ := p.limiter.StoreAway(); return !since.IsZero() },
 		ModelVersions:    p.versions,
 		ModelFailures:    func() int { return len(p.models.Failures()) },

@@ -19,6 +19,14 @@ func (ix *Index) Budgeted() []string {
 	return names
 }
 
+// RoleLimits are the limits of a role; the zero Limits if there is no such role.
+func (ix *Index) RoleLimits(name string) Limits {
+	if r := ix.roles[name]; r != nil {
+		return r.limits
+	}
+	return Limits{}
+}
+
 // String is the budget for people: "1000 rows, 30m0s of model time"; empty for
 // none.
 func (b Budget) String() string {
@@ -39,7 +47,7 @@ func (b Budget) String() string {
 func (b Budget) orNone() string { return cmp.Or(b.String(), "none") }
 
 // Budgets are the budgets for people, by period; empty if there is none.
-func (l *Limits) Budgets() []string {
+func (l Limits) Budgets() []string {
 	var lines []string
 	for _, p := range []struct {
 		name   string

@@ -8,7 +8,8 @@ import (
 )
 
 // Unavailable is the error of what needs the store while it does not answer, by
-// limits that say so.
+// limits that say so. It does not unwrap: an io.EOF of the store's connection is not
+// the end of the caller's stream, nor a timeout there the caller's deadline.
 type Unavailable struct {
 	// Err is what the store said last.
 	Err error
@@ -18,9 +19,6 @@ type Unavailable struct {
 func (e *Unavailable) Error() string {
 	return fmt.Sprintf("the store of quotas does not answer: %v", e.Err)
 }
-
-// Unwrap is what the store said.
-func (e *Unavailable) Unwrap() error { return e.Err }
 
 // Acquire takes one request and the cost from the account of caller and key, as
 // all replicas keep it, or nothing: then the error is an *Exceeded or an

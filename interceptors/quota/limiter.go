@@ -24,7 +24,7 @@ import (
 // Config is the setting of a Limiter. The zero value is usable.
 type Config struct {
 	// MaxCallers is how many accounts (pairs of caller and key) are kept; 100,000
-	// if 0. Each takes about 300 bytes beside the names.
+	// if 0. Each takes about 400 bytes beside the names, with a Store twice that.
 	MaxCallers int
 	// Idle is how long an account that says nothing more is kept for the case that
 	// its caller comes back, while there is room; a minute if 0.
