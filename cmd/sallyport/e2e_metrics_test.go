@@ -90,8 +90,8 @@ func TestMetrics(t *testing.T) {
 		t.Errorf("metrics tell what a caller made up: %v\n%s", err, text)
 	}
 	// Who has a role is named, by an identity that was proved; nobody else is.
-	if !strings.Contains(text, `sallyport_quota_used_ratio{caller="spiffe://sallyport.test/clinic"`) ||
-		strings.Contains(text, `caller="spiffe://sallyport.test/intern"`) || strings.Contains(text, `caller="spiffe://outsider`) {
+	if !strings.Contains(text, `sallyport_quota_used_ratio{caller="spiffe://sallyport.test/clinic/triage"`) ||
+		strings.Contains(text, `caller="spiffe://sallyport.test/intern"`) || strings.Contains(text, `caller="spiffe://elsewhere`) {
 		t.Errorf("who has used how much:\n%s", text)
 	}
 }
