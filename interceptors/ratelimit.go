@@ -96,7 +96,7 @@ func policyHeader(l *quota.Limits) string {
 		if most == 0 {
 			continue
 		}
-		kind, window := quota.Kind(k), 0.0 //nolint:gosec // few kinds
+		kind, window := quota.Kind(k), 0.0
 		switch kind {
 		case quota.KindRequests:
 			window = math.Ceil(float64(most) / l.RequestsPerSecond)
@@ -104,6 +104,7 @@ func policyHeader(l *quota.Limits) string {
 			window = math.Ceil(float64(most) / l.RowsPerSecond)
 		case quota.KindDayRows, quota.KindDayBytes, quota.KindDayTime:
 			window = (24 * time.Hour).Seconds()
+		default:
 		}
 		b = item(b, kind)
 		b = append(b, ";q="...)
@@ -126,7 +127,7 @@ func standingHeader(l *quota.Limits, s *quota.Standing) string {
 		if most == 0 {
 			continue
 		}
-		kind := quota.Kind(k) //nolint:gosec // few kinds
+		kind := quota.Kind(k)
 		b = item(b, kind)
 		b = append(b, ";r="...)
 		b = strconv.AppendInt(b, shown(kind, s.Left[k]), 10)

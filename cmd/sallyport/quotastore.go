@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"strings"
 	"time"
 
@@ -14,6 +13,7 @@ import (
 	"github.com/sallyport/sallyport/interceptors/policy"
 	"github.com/sallyport/sallyport/interceptors/quota"
 	"github.com/sallyport/sallyport/interceptors/quota/redisstore"
+	"github.com/sallyport/sallyport/proto/configfile"
 )
 
 // openQuota makes the limiter, and the store that replicas share if there is one.
@@ -65,7 +65,7 @@ func redisTLS(t *configv1.RedisTLS) (*tls.Config, error) {
 	}
 	cfg := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: t.GetServerName()}
 	if file := t.GetCaFile(); file != "" {
-		pem, err := os.ReadFile(file)
+		pem, err := configfile.Read(file, maxSecretBytes)
 		if err != nil {
 			return nil, fmt.Errorf("ca_file: %w", err)
 		}

@@ -57,10 +57,10 @@ func (l *Limits) never(c *Cost) error {
 	}
 	for i, b := range [...]*Budget{&l.Day, &l.Month} {
 		if b.Rows > 0 && c.Rows > b.Rows {
-			return &Exceeded{Limit: (KindDayRows + Kind(3*i)).limit(), Max: b.Rows} //nolint:gosec // 0 or 1
+			return &Exceeded{Limit: (KindDayRows + Kind(3*i)).limit(), Max: b.Rows}
 		}
 		if b.Bytes > 0 && c.Bytes > b.Bytes {
-			return &Exceeded{Limit: (KindDayBytes + Kind(3*i)).limit(), Max: b.Bytes} //nolint:gosec // 0 or 1
+			return &Exceeded{Limit: (KindDayBytes + Kind(3*i)).limit(), Max: b.Bytes}
 		}
 	}
 	return nil
