@@ -24,6 +24,7 @@ import (
 	"github.com/sallyport/sallyport/identity/identitytest"
 	"github.com/sallyport/sallyport/interceptors"
 	"github.com/sallyport/sallyport/interceptors/audit"
+	"github.com/sallyport/sallyport/interceptors/audit/audittest"
 	"github.com/sallyport/sallyport/interceptors/policy"
 	"github.com/sallyport/sallyport/interceptors/quota"
 	"github.com/sallyport/sallyport/server/inference"
@@ -178,7 +179,7 @@ func benchChain(b *testing.B, without []string) *interceptors.Chain {
 		dir = b.TempDir()
 	}
 	b.Cleanup(func() { _ = os.RemoveAll(dir) })
-	log, err := audit.Open(audit.Config{Dir: dir + "/audit"})
+	log, err := audit.Open(audit.Config{Key: audittest.Key(), Dir: dir + "/audit"})
 	if err != nil {
 		b.Fatal(err)
 	}

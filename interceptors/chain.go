@@ -106,6 +106,12 @@ type Config struct {
 	Audit    *audit.Log
 	Digester *audit.Digester
 	Log      *slog.Logger
+	// Durability says what the answer of a call waits for, by its action and the
+	// model that it names. Nil: for the record to be on disk.
+	Durability func(action, model string) audit.Durability
+	// Pseudonymizer replaces the subjects of users in records and in lines of the
+	// log. Nil: they are there as they are.
+	Pseudonymizer *audit.Pseudonymizer
 	// Users verifies the tokens by which calls are made on behalf of users. Nil: a
 	// call that brings one is refused.
 	Users UserVerifier
@@ -220,6 +226,9 @@ func (c *Chain) order() []Stage {
 func newChain(cfg Config, order func(*Chain) []Stage) (*Chain, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
+	}
+	if cfg.Durability == nil {
+		cfg.Durability = func(string, string) audit.Durability { return audit.Required }
 	}
 	if cfg.Shadow == nil {
 		cfg.Shadow = func() *policy.Index { return nil }

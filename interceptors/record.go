@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	auditv1 "github.com/sallyport/sallyport/gen/go/sallyport/audit/v1"
+	"github.com/sallyport/sallyport/interceptors/audit"
 )
 
 // Outcome is what became of one RPC, for metrics. It holds no value that a
@@ -70,10 +71,22 @@ func (c *Chain) close(call *Call, err error) error {
 	}
 	rec := c.recordOf(call, refusal)
 	// The record must be written even though the caller may be gone.
-	if err := c.cfg.Audit.Append(context.WithoutCancel(call.ctx), rec); err != nil {
+	if err := c.cfg.Audit.Append(context.WithoutCancel(call.ctx), rec, c.durability(call, rec)); err != nil {
 		refusal = &Refusal{Reason: AuditUnavailable, Cause: err}
 	}
 	return c.leave(call, refusal)
+}
+
+// durability is what the answer waits for. Less than the disk does only for a call
+// that the policy allows: what is refused names whatever model it likes.
+func (c *Chain) durability(call *Call, rec *auditv1.Record) audit.Durability {
+	call.mu.Lock()
+	allowed := call.decision.Allowed
+	call.mu.Unlock()
+	if !allowed {
+		return audit.Required
+	}
+	return c.cfg.Durability(rec.GetAction(), rec.GetModel())
 }
 
 // leave reports the outcome and turns the refusal, if any, into the status
@@ -142,7 +155,7 @@ func (c *Chain) recordOf(call *Call, refusal *Refusal) *auditv1.Record {
 	if user := call.User; user != nil {
 		rec.User = &auditv1.User{
 			Issuer:  clip(user.Issuer, maxClaimBytes),
-			Subject: clip(user.Subject, maxClaimBytes),
+			Subject: c.subject(user),
 			Expiry:  timestamppb.New(user.NotAfter),
 		}
 	}
@@ -160,7 +173,7 @@ func (c *Chain) recordOf(call *Call, refusal *Refusal) *auditv1.Record {
 		call.digest.Release()
 		call.digest = nil
 	}
-	rec.Shadow = call.shadow.record()
+	rec.Shadow = call.shadow.record(c.detail(call.User, call.shadow.last))
 	call.mu.Lock()
 	defer call.mu.Unlock()
 	if call.modelName != "" {

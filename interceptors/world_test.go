@@ -26,6 +26,7 @@ import (
 	"github.com/sallyport/sallyport/identity/identitytest"
 	"github.com/sallyport/sallyport/interceptors"
 	"github.com/sallyport/sallyport/interceptors/audit"
+	"github.com/sallyport/sallyport/interceptors/audit/audittest"
 	"github.com/sallyport/sallyport/interceptors/policy"
 	"github.com/sallyport/sallyport/interceptors/quota"
 	"github.com/sallyport/sallyport/server"
@@ -113,7 +114,7 @@ func newWorld(tb testing.TB, opts worldOptions) *world {
 	log := slog.New(slog.DiscardHandler)
 	w.setPolicy(tb, worldPolicy)
 	var err error
-	if w.audit, err = audit.Open(audit.Config{Dir: w.auditDir, Logger: log}); err != nil {
+	if w.audit, err = audit.Open(audit.Config{Key: audittest.Key(), Dir: w.auditDir, Logger: log}); err != nil {
 		tb.Fatal(err)
 	}
 	digester, err := audit.NewDigester(make([]byte, audit.KeyBytes))
@@ -286,12 +287,12 @@ func (w *world) recorded(tb testing.TB, match func(*auditv1.Record) bool) []*aud
 	tb.Helper()
 	for patience := time.Now().Add(2 * time.Second); ; {
 		// A record that is appended now is behind all that were queued before.
-		err := w.audit.Append(tb.Context(), &auditv1.Record{Kind: auditv1.Kind_KIND_EVENT})
+		err := w.audit.Append(tb.Context(), &auditv1.Record{Kind: auditv1.Kind_KIND_EVENT}, audit.Required)
 		if err != nil && !errors.Is(err, audit.ErrUnavailable) {
 			tb.Fatal(err)
 		}
 		var found []*auditv1.Record
-		for rec, err := range audit.Records(w.auditDir, 0) {
+		for rec, err := range (audit.View{Dir: w.auditDir}).Records(tb.Context(), 0) {
 			if err != nil {
 				tb.Fatal(err)
 			}

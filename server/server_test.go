@@ -18,6 +18,7 @@ import (
 
 	"github.com/sallyport/sallyport/interceptors"
 	"github.com/sallyport/sallyport/interceptors/audit"
+	"github.com/sallyport/sallyport/interceptors/audit/audittest"
 	"github.com/sallyport/sallyport/interceptors/policy"
 	"github.com/sallyport/sallyport/interceptors/quota"
 	"github.com/sallyport/sallyport/server"
@@ -27,7 +28,7 @@ import (
 // may be nil, of every RPC.
 func chain(t *testing.T, observe func(interceptors.Outcome)) *interceptors.Chain {
 	t.Helper()
-	log, err := audit.Open(audit.Config{Dir: t.TempDir()})
+	log, err := audit.Open(audit.Config{Key: audittest.Key(), Dir: t.TempDir()})
 	if err != nil {
 		t.Fatal(err)
 	}

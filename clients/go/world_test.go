@@ -20,6 +20,7 @@ import (
 	"github.com/sallyport/sallyport/identity/devauthority"
 	"github.com/sallyport/sallyport/interceptors"
 	"github.com/sallyport/sallyport/interceptors/audit"
+	"github.com/sallyport/sallyport/interceptors/audit/audittest"
 	"github.com/sallyport/sallyport/interceptors/policy"
 	"github.com/sallyport/sallyport/interceptors/quota"
 	"github.com/sallyport/sallyport/server"
@@ -128,7 +129,7 @@ func (w *world) start(t *testing.T) *running {
 	if err != nil {
 		t.Fatal(err)
 	}
-	records, err := audit.Open(audit.Config{Dir: t.TempDir(), Logger: log})
+	records, err := audit.Open(audit.Config{Key: audittest.Key(), Dir: t.TempDir(), Logger: log})
 	if err != nil {
 		t.Fatal(err)
 	}

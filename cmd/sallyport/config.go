@@ -56,12 +56,9 @@ func parseConfig(data []byte, path string) (*configv1.Server, error) {
 		}
 	}
 	resolve(&cfg.Models.Directory)
-	resolve(&cfg.Audit.Directory)
+	resolveAudit(cfg.GetAudit(), resolve)
 	if rt := cfg.GetRuntime(); rt != nil {
 		resolve(&rt.Library)
-	}
-	if f, ok := cfg.GetAudit().GetDigestKey().GetSource().(*configv1.Secret_File); ok {
-		resolve(&f.File)
 	}
 	if r := cfg.GetQuota().GetRedis(); r != nil {
 		if f, ok := r.GetPassword().GetSource().(*configv1.Secret_File); ok {

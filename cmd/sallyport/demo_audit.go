@@ -21,11 +21,11 @@ func (d *demo) trail(ctx context.Context) error {
 		return err
 	}
 	d.sent("sallyport audit show %s", dir)
-	if err := showAudit(ctx, d.out, dir, &showFlags{}); err != nil {
+	if err := showAudit(ctx, d.out, audit.View{Dir: dir}, &showFlags{}); err != nil {
 		return err
 	}
 	d.sent("sallyport audit verify %s", dir)
-	return verifyAudit(d.out, dir, nil)
+	return verifyAudit(d.out, dir, trust{})
 }
 
 // expectRecords waits until the log has one record of each scene: those of
@@ -41,7 +41,7 @@ func (d *demo) expectRecords(ctx context.Context, dir string) error {
 		string(interceptors.RequestInvalid):   true,
 		string(interceptors.QuotaRows):        true,
 	}
-	for rec, err := range audit.Follow(ctx, dir, 1) {
+	for rec, err := range (audit.View{Dir: dir}).Follow(ctx, 1) {
 		if err != nil {
 			return err
 		}
@@ -50,7 +50,7 @@ func (d *demo) expectRecords(ctx context.Context, dir string) error {
 			handshakes++
 		case auditv1.Kind_KIND_CALL:
 			delete(missing, rec.GetReason())
-		case auditv1.Kind_KIND_EVENT, auditv1.Kind_KIND_UNSPECIFIED:
+		default:
 		}
 		if len(missing) == 0 && handshakes >= 2 {
 			return nil
@@ -80,7 +80,7 @@ func (d *demo) tamper(context.Context) error {
 		return err
 	}
 	d.sent("byte %d of %s changed from %#02x to %#02x; sallyport audit verify %s", at, filepath.Base(segments[0]), was, data[at], copied)
-	err = verifyAudit(d.out, copied, nil)
+	err = verifyAudit(d.out, copied, trust{})
 	var tampered *audit.TamperError
 	if !errors.As(err, &tampered) {
 		return fmt.Errorf("verifying found nothing: %w", err)

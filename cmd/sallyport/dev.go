@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"text/template"
 	"time"
@@ -56,6 +57,7 @@ Everything is kept under one directory:
   DIR/policy_cases.yaml    what it must decide, for policy test
   DIR/models               the model repository
   DIR/audit                the audit log
+  DIR/audit-signing.key    the key that signs its checkpoints
   DIR/authority            the authority's keys
 
 Files that exist are left as they are. When calls are answered, one line is
@@ -183,6 +185,13 @@ func layOut(flags devFlags) error {
 	key := make([]byte, audit.KeyBytes)
 	_, _ = rand.Read(key)
 	if err := writeNew(filepath.Join(flags.dir, "audit.key"), bytes.NewReader(key)); err != nil {
+		return err
+	}
+	signing, _, err := audit.GenerateKey("sallyport.test/dev")
+	if err == nil {
+		err = writeNew(filepath.Join(flags.dir, "audit-signing.key"), strings.NewReader(signing+"\n"))
+	}
+	if err != nil {
 		return err
 	}
 	if _, err := os.Stat(filepath.Join(flags.dir, "models")); !errors.Is(err, fs.ErrNotExist) {

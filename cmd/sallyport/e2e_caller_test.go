@@ -193,7 +193,7 @@ next:
 func (s *server) records(t testing.TB) []*auditv1.Record {
 	t.Helper()
 	var all []*auditv1.Record
-	for r, err := range audit.Records(s.dir+"/audit", 0) {
+	for r, err := range (audit.View{Dir: s.dir + "/audit"}).Records(t.Context(), 0) {
 		if err != nil {
 			t.Fatal(err)
 		}

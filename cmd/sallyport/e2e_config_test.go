@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/sallyport/sallyport/interceptors/audit"
+	"github.com/sallyport/sallyport/interceptors/audit/audittest"
 	"github.com/sallyport/sallyport/server/onnx"
 	"github.com/sallyport/sallyport/server/onnx/onnxtest"
 )
@@ -110,6 +111,18 @@ func TestServeRefusesToStart(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, usage, `audit.digest_key: .*DIR/audit.key.*directory`},
+		{"no key of records", in("{file: audit.key}", "{file: audit.key}\n  encryption: {local: {file: none.key}}"), usage, `audit.encryption: local: .*DIR/none.key: no such file`},
+		{"a short key of records", func(t *testing.T, dir string) {
+			in("{file: audit.key}", "{file: audit.key}\n  encryption: {local: {file: seal.key}}")(t, dir)
+			write(t, dir+"/seal.key", "short")
+		}, usage, `audit.encryption: local: the key has 5 bytes and must have 32`},
+		{"a key service that is nowhere", in("{file: audit.key}", "{file: audit.key}\n  encryption: {kms: \"hashivault://audit\"}"), usage, `audit.encryption: kms hashivault://audit: VAULT_SERVER_URL is not set`},
+		{"a key service of another kind", in("{file: audit.key}", "{file: audit.key}\n  encryption: {kms: \"base64key://\"}"), usage, `audit.encryption.kms`},
+		{"no key of pseudonyms", in("{file: audit.key}", "{file: audit.key}\n  pseudonym_key: {file: none.key}"), usage, `audit.pseudonym_key: .*DIR/none.key: no such file`},
+		{"a short key of pseudonyms", func(t *testing.T, dir string) {
+			in("{file: audit.key}", "{file: audit.key}\n  pseudonym_key: {file: pseudonym.key}")(t, dir)
+			write(t, dir+"/pseudonym.key", "short")
+		}, usage, `audit.pseudonym_key: pseudonym key has 5 bytes, at least 32 are needed`},
 		{"a variable that is not set", in("{file: audit.key}", "{env: SALLYPORT_NO_KEY}"), usage, `audit.digest_key: environment variable SALLYPORT_NO_KEY is not set`},
 		{"a variable that is not base64", in("{file: audit.key}", "{env: HOME}"), usage, `audit.digest_key: environment variable HOME is not base64`},
 
@@ -125,7 +138,7 @@ func TestServeRefusesToStart(t *testing.T) {
 		{"an address that is none", in("unix:workloads/server.sock", "http://127.0.0.1"), usage, `sallyport.yaml:\d+:.*must begin with unix: or tcp://`},
 
 		{"a log in use", func(t *testing.T, dir string) {
-			log, err := audit.Open(audit.Config{Dir: dir + "/audit"})
+			log, err := audit.Open(audit.Config{Key: audittest.Key(), Dir: dir + "/audit"})
 			if err != nil {
 				t.Fatal(err)
 			}

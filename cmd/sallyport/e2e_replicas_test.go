@@ -14,7 +14,6 @@ import (
 	"google.golang.org/grpc/status"
 
 	inferencev1 "github.com/sallyport/sallyport/gen/go/sallyport/inference/v1"
-	"github.com/sallyport/sallyport/interceptors/audit"
 	"github.com/sallyport/sallyport/interceptors/quota/redisstore/redistest"
 )
 
@@ -118,8 +117,8 @@ func TestReplicasShareABudget(t *testing.T) {
 		t.Error("the log does not say that the store is back")
 	}
 	events := 0
-	for rec, err := range audit.Records(servers[0].dir+"/audit", 0) {
-		if err == nil && strings.Contains(rec.GetDetail(), "the store of quotas") {
+	for _, rec := range servers[0].records(t) {
+		if strings.Contains(rec.GetDetail(), "the store of quotas") {
 			events++
 		}
 	}

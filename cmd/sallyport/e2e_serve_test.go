@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/sallyport/sallyport/identity/devauthority"
+	"github.com/sallyport/sallyport/interceptors/audit/audittest"
 )
 
 // config is that of a site, every path relative to it.
@@ -24,6 +25,7 @@ models:
 audit:
   directory: audit
   digest_key: {file: audit.key}
+  signing_key: {file: audit-signing.key}
 admin:
   listen: 127.0.0.1:0
 `
@@ -44,6 +46,7 @@ func newConfig(t testing.TB, more string) (dir string) {
 	write(t, dir+"/sallyport.yaml", config+more)
 	write(t, dir+"/policy.yaml", generous)
 	write(t, dir+"/audit.key", strings.Repeat("k", 32))
+	write(t, dir+"/audit-signing.key", audittest.Private)
 	models, err := filepath.Abs("../../examples/models")
 	if err != nil {
 		t.Fatal(err)

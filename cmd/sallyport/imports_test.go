@@ -25,6 +25,7 @@ func TestImportsFlowOneWay(t *testing.T) {
 		"server":                        {module + "cmd"},
 		"server/model":                  {"google.golang.org/grpc", module + "interceptors", module + "identity", module + "gen/go/sallyport/inference", module + "server/inference"},
 		"server/onnx":                   {"google.golang.org/grpc", module + "interceptors", module + "identity", module + "gen", module + "server/inference"},
+		"server/schedule":               {module},
 		"proto/configfile":              {module + "identity", module + "interceptors", module + "server", module + "cmd"},
 		"identity/devauthority":         {module + "identity/identitytest"},
 		"identity/svidfiles":            {module + "identity/identitytest", module + "identity/devauthority"},

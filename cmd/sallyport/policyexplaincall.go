@@ -1,6 +1,8 @@
 package main
 
 import (
+	"cmp"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -40,19 +42,26 @@ type askedPolicy struct {
 	Explanation *policy.Explanation `json:"explanation,omitempty"`
 }
 
-func runExplainCall(w io.Writer, given *pflag.FlagSet, flags explainFlags) error {
+func runExplainCall(ctx context.Context, w io.Writer, given *pflag.FlagSet, flags explainFlags) error {
 	if err := errors.Join(besideCall(given), flags.circumstances(&policy.Request{}, time.Now())); err != nil {
 		return usage(err)
 	}
 	if flags.call == "" {
 		return usage(errors.New("--call: an id must not be empty"))
 	}
-	record, err := findCall(flags.audit, flags.call)
+	log, err := flags.keys.view(ctx, flags.audit)
+	if err != nil {
+		return err
+	}
+	record, err := findCall(ctx, log, flags.call)
 	if err != nil {
 		return whereLog(err, "--audit")
 	}
 	if record.GetUser() == nil && flags.user.claims() {
 		return usage(fmt.Errorf("call %s had no user whose claims could be given", flags.call))
+	}
+	if err := flags.resolveSubject(record); err != nil {
+		return usage(err)
 	}
 	story := callStory{record: record}
 	if given.Changed("policy") {
@@ -76,15 +85,16 @@ func runExplainCall(w io.Writer, given *pflag.FlagSet, flags explainFlags) error
 }
 
 // findCall is the record of a call; the error says what was searched.
-func findCall(dir, id string) (*auditv1.Record, error) {
+func findCall(ctx context.Context, log audit.View, id string) (*auditv1.Record, error) {
+	r, err := log.Find(ctx, id)
+	if !errors.Is(err, audit.ErrNoCall) {
+		return r, err
+	}
 	records, handshakes := uint64(0), uint64(0)
 	var first, last time.Time
-	for r, err := range audit.Records(dir, 0) {
+	for r, err := range log.Records(ctx, 0) {
 		if err != nil {
 			return nil, fmt.Errorf("look for call %s: %w", printable(id), err)
-		}
-		if strings.EqualFold(r.GetCallId(), id) {
-			return r, nil
 		}
 		if records++; records == 1 {
 			first = r.GetTime().AsTime()
@@ -95,14 +105,14 @@ func findCall(dir, id string) (*auditv1.Record, error) {
 		}
 	}
 	if records == 0 {
-		return nil, fmt.Errorf("no call %s: the audit log in %s has no records", printable(id), dir)
+		return nil, fmt.Errorf("no call %s: the audit log in %s has no records", printable(id), log.Dir)
 	}
 	hint := ""
 	if handshakes > 0 {
 		hint = fmt.Sprintf("\n  a connection that is refused in its handshake has no call id, and %s: see 'sallyport audit show %s --kind handshake'",
-			atLeast(handshakes), dir)
+			atLeast(handshakes), log.Dir)
 	}
-	return nil, fmt.Errorf("no call %s among the %s in %s, from %s to %s%s", printable(id), count64(records, "record"), dir,
+	return nil, fmt.Errorf("no call %s among the %s in %s, from %s to %s%s", printable(id), count64(records, "record"), log.Dir,
 		first.UTC().Format(time.RFC3339), last.UTC().Format(time.RFC3339), hint)
 }
 
@@ -147,6 +157,9 @@ func askPolicy(r *auditv1.Record, flags explainFlags) (*askedPolicy, error) {
 		asked.Notes = append(asked.Notes, "the record names no model: what follows is whether the caller may do this on any model at all")
 	}
 	asked.Notes = append(asked.Notes, unrecorded(e)...)
+	if request.User != nil && audit.IsPseudonym(request.User.Subject) {
+		asked.Notes = append(asked.Notes, pseudonymNote)
+	}
 	if asked.Decided && r.GetDecision() != "" && r.GetDecision() != e.Outcome.String() {
 		asked.Notes = append(asked.Notes, fmt.Sprintf("the record says %s and this %s: the decision rests on something that the record does not hold",
 			printable(r.GetDecision()), e.Outcome))
@@ -177,11 +190,30 @@ func recordedRequest(r *auditv1.Record, flags explainFlags) (policy.Request, boo
 	}
 	if u := r.GetUser(); u != nil {
 		request.User = &identity.User{
-			Issuer: u.GetIssuer(), Subject: u.GetSubject(), NotAfter: u.GetExpiry().AsTime(),
+			Issuer: u.GetIssuer(), Subject: cmp.Or(flags.user.subject, u.GetSubject()), NotAfter: u.GetExpiry().AsTime(),
 			Groups: flags.user.groups, Scopes: flags.user.scopes, AMR: flags.user.amr, ACR: flags.user.acr,
 		}
 	}
 	return request, true
+}
+
+// pseudonymNote is what cannot be asked again.
+const pseudonymNote = "the record has a pseudonym for the user: bindings that name subjects, and conditions on user.subject, may have decided otherwise; " +
+	"--user-subject with --pseudonym-key-file gives the subject"
+
+// resolveSubject checks that the subject given is the one whose pseudonym is on
+// record.
+func (f *explainFlags) resolveSubject(r *auditv1.Record) error {
+	p, err := f.pseudonym.pseudonymizer()
+	switch onRecord := r.GetUser().GetSubject(); {
+	case err != nil || f.user.subject == "":
+		return err
+	case !audit.IsPseudonym(onRecord):
+		return errors.New("--user-subject: the record has no pseudonym for a user")
+	case p == nil || p.Pseudonym(f.user.subject) != onRecord:
+		return errors.New("--user-subject: the pseudonym on record is not of this subject under this key")
+	}
+	return nil
 }
 
 func clampRows(n uint64) int64 { return int64(min(n, 1<<62)) }

@@ -31,5 +31,5 @@ var recordReasons = []string{
 	string(interceptors.DeadlineExceeded),
 	string(interceptors.Cancelled),
 	string(interceptors.Internal),
-	identityRejected, serverRejected, handshakeUnfinished,
+	identityRejected, serverRejected, handshakeUnfinished, tooManyConnections,
 }

@@ -119,5 +119,8 @@ func (p *process) close(ctx context.Context) error {
 	if p.audit != nil {
 		end("audit log", p.audit.Close())
 	}
+	if p.witness != nil {
+		end("audit witness", p.witness.Close()) // the log's last checkpoint included
+	}
 	return errors.Join(errs...)
 }

@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sallyport/sallyport/interceptors/audit/audittest"
 	"github.com/sallyport/sallyport/server/onnx"
 	"github.com/sallyport/sallyport/server/onnx/onnxtest"
 )
@@ -79,6 +80,7 @@ models:
 audit:
   directory: audit
   digest_key: {file: audit.key}
+  signing_key: {file: audit-signing.key}
 admin:
   listen: 127.0.0.1:0
 `
@@ -103,6 +105,7 @@ func newSPIREWorld(t *testing.T) *spireWorld {
 	write(t, w.dir+"/sallyport.yaml", fmt.Sprintf(spireConfig, w.dir+"/sallyport/agent.sock"))
 	write(t, w.dir+"/policy.yaml", spirePolicy)
 	write(t, w.dir+"/audit.key", strings.Repeat("k", 32))
+	write(t, w.dir+"/audit-signing.key", audittest.Private)
 	for from, to := range map[string]string{"models": "models", "data/breast-cancer-holdout.csv": "rows.csv"} {
 		target, err := filepath.Abs("../../examples/" + from)
 		if err != nil {

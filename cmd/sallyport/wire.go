@@ -38,6 +38,7 @@ type process struct {
 	users   *usertoken.Verifier // nil if no user's token is taken
 	creds   *identity.ServerCredentials
 	audit   *audit.Log
+	witness *audit.Witness // nil if there is none
 	runtime *onnx.Runtime
 	models  *model.Repository
 	limiter *quota.Limiter
@@ -94,6 +95,20 @@ func assemble(ctx context.Context, cfg *configv1.Server, log *slog.Logger) (_ *p
 	if err != nil {
 		return nil, usage(fmt.Errorf("audit.digest_key: %w", err))
 	}
+	pseudonymizer, err := openPseudonymizer(cfg.GetAudit().GetPseudonymKey())
+	if err != nil {
+		return nil, usage(fmt.Errorf("audit.pseudonym_key: %w", err))
+	}
+	auditCfg, err := auditConfig(cfg.GetAudit(), log)
+	if err != nil {
+		return nil, usage(err)
+	}
+	if p.witness, err = openWitness(cfg.GetAudit().GetWitness(), log); err != nil {
+		return nil, usage(err)
+	}
+	if p.witness != nil {
+		auditCfg.Checkpointed = p.witness.Checkpointed
+	}
 	library, err := onnx.FindLibrary(cfg.GetRuntime().GetLibrary())
 	if err != nil {
 		return nil, usage(err)
@@ -103,6 +118,8 @@ func assemble(ctx context.Context, cfg *configv1.Server, log *slog.Logger) (_ *p
 		Threads:     int(cfg.GetRuntime().GetThreads()),
 		Concurrency: int(cfg.GetRuntime().GetConcurrency()),
 		Queue:       int(cfg.GetRuntime().GetQueue()),
+		// Nothing runs before there are metrics.
+		Waited: func(_ context.Context, d time.Duration) { p.metrics.RunWaited(d) },
 	}); err != nil {
 		return nil, usage(err)
 	}
@@ -114,11 +131,10 @@ func assemble(ctx context.Context, cfg *configv1.Server, log *slog.Logger) (_ *p
 		return nil, usage(fmt.Errorf("identity.users: %w", err))
 	}
 
-	if p.audit, err = audit.Open(audit.Config{
-		Dir:          cfg.GetAudit().GetDirectory(),
-		SegmentBytes: int64(cfg.GetAudit().GetSegmentBytes()), //nolint:gosec // bounded by the schema
-		Logger:       log,
-	}); err != nil {
+	if auditCfg.Sealer, err = openSealer(ctx, cfg.GetAudit().GetEncryption()); err != nil {
+		return nil, usage(fmt.Errorf("audit.encryption: %w", err))
+	}
+	if p.audit, err = audit.Open(auditCfg); err != nil {
 		return nil, fmt.Errorf("audit: %w", err)
 	}
 	p.auditOpened(cfg.GetAudit().GetDirectory())
@@ -165,6 +181,8 @@ func assemble(ctx context.Context, cfg *configv1.Server, log *slog.Logger) (_ *p
 		Quota:             p.limiter,
 		Audit:             p.audit,
 		Digester:          digester,
+		Pseudonymizer:     pseudonymizer,
+		Durability:        durability(cfg.GetAudit()),
 		Users:             p.userVerifier(),
 		Shadow:            p.shadowPolicy,
 		Log:               log,
@@ -180,6 +198,7 @@ func assemble(ctx context.Context, cfg *configv1.Server, log *slog.Logger) (_ *p
 	if p.creds, err = identity.NewServerCredentials(p.source, identity.ServerConfig{
 		TrustDomains: p.domains,
 		Admit:        p.admit,
+		MaxPerCaller: cmp.Or(int(bounds.GetMaxConnectionsPerCaller()), 256),
 		Refused:      p.refusals.refused,
 	}); err != nil {
 		return nil, err

@@ -1,8 +1,10 @@
 package audit_test
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
+	"math/bits"
 	"os"
 	"path/filepath"
 	"slices"
@@ -20,11 +22,50 @@ import (
 )
 
 const (
-	headerSize = 52
+	headerSize = 24 // of the first segment
 	firstName  = "00000000000000000001.log"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// key signs the checkpoints of all logs here.
+var key, public = newKey()
+
+func newKey() (*audit.SigningKey, string) {
+	private, public, err := audit.GenerateKey("sallyport.test/audit")
+	if err != nil {
+		panic(err)
+	}
+	key, err := audit.ParseSigningKey(private)
+	if err != nil {
+		panic(err)
+	}
+	return key, public
+}
+
+// headerOf is the length of a segment's header.
+func headerOf(segment []byte) int {
+	first := binary.BigEndian.Uint64(segment[12:])
+	return headerSize + 32*bits.OnesCount64(first-1)
+}
+
+func view(dir string) audit.View { return audit.View{Dir: dir} }
+
+// crash makes a log at rest one whose process died before it made a checkpoint of
+// what its last segment holds.
+func crash(t testing.TB, dir string) {
+	t.Helper()
+	files := segmentFiles(t, dir)
+	path := strings.TrimSuffix(files[len(files)-1], ".log") + ".checkpoints"
+	if filepath.Base(path) != "00000000000000000001.checkpoints" {
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	all := readFile(t, path)
+	writeFile(t, path, all[:bytes.Index(all, []byte("\n\n"))+2+bytes.IndexByte(all[bytes.Index(all, []byte("\n\n"))+2:], '\n')+1])
+}
 
 // epoch is the time of the first record.
 var epoch = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
@@ -106,7 +147,7 @@ func closed(t testing.TB, l *audit.Log) {
 func appendCalls(t testing.TB, l *audit.Log, from, to int) {
 	t.Helper()
 	for i := from; i <= to; i++ {
-		if err := l.Append(t.Context(), call(i)); err != nil {
+		if err := l.Append(t.Context(), call(i), audit.Required); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -116,7 +157,7 @@ func appendCalls(t testing.TB, l *audit.Log, from, to int) {
 func newLog(t testing.TB, n int, segmentBytes int64) (dir string) {
 	t.Helper()
 	dir = filepath.Join(t.TempDir(), "audit")
-	l := open(t, audit.Config{Dir: dir, SegmentBytes: segmentBytes})
+	l := open(t, audit.Config{Key: key, Dir: dir, SegmentBytes: segmentBytes})
 	appendCalls(t, l, 1, n)
 	closed(t, l)
 	return dir
@@ -126,7 +167,7 @@ func newLog(t testing.TB, n int, segmentBytes int64) (dir string) {
 func callIDs(t testing.TB, dir string) []string {
 	t.Helper()
 	var ids []string
-	for r, err := range audit.Records(dir, 0) {
+	for r, err := range view(dir).Records(t.Context(), 0) {
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -149,7 +190,7 @@ func calls(from, to int) []string {
 
 func verify(t testing.TB, dir string) audit.Report {
 	t.Helper()
-	report, err := audit.Verify(dir)
+	report, err := audit.Verify(dir, audit.VerifyConfig{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -209,10 +250,22 @@ func contents(t testing.TB, dir string) map[string]string {
 // frames returns the frames of a segment as they stand in the file.
 func frames(segment []byte) [][]byte {
 	var frames [][]byte
-	for b := segment[headerSize:]; len(b) > 0; {
+	for b := segment[headerOf(segment):]; len(b) > 0; {
 		n := 4 + 4 + int(binary.BigEndian.Uint32(b)) + 32
 		frames = append(frames, b[:n:n])
 		b = b[n:]
 	}
 	return frames
+}
+
+// eventually waits until the condition holds.
+func eventually(t testing.TB, holds func() bool) {
+	t.Helper()
+	for patience := time.After(30 * time.Second); !holds(); {
+		select {
+		case <-time.After(5 * time.Millisecond):
+		case <-patience:
+			t.Fatal("not within 30 s")
+		}
+	}
 }

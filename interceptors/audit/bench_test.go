@@ -14,7 +14,7 @@ import (
 func BenchmarkAppend(b *testing.B) {
 	for _, appenders := range []int{1, 16, 64} {
 		b.Run(fmt.Sprintf("appenders=%d", appenders), func(b *testing.B) {
-			l := open(b, audit.Config{Dir: filepath.Join(b.TempDir(), "audit")})
+			l := open(b, audit.Config{Key: key, Dir: filepath.Join(b.TempDir(), "audit")})
 			b.ReportAllocs()
 			var n atomic.Int64
 			var wg sync.WaitGroup
@@ -23,7 +23,7 @@ func BenchmarkAppend(b *testing.B) {
 				wg.Go(func() {
 					r := record("01JABCDEFGHJKMNPQRSTVWXYZ0")
 					for n.Add(1) <= int64(b.N) {
-						if err := l.Append(b.Context(), r); err != nil {
+						if err := l.Append(b.Context(), r, audit.Required); err != nil {
 							b.Error(err)
 							return
 						}
@@ -42,7 +42,7 @@ func BenchmarkAppend(b *testing.B) {
 func BenchmarkRead(b *testing.B) {
 	const records = 50_000
 	dir := filepath.Join(b.TempDir(), "audit")
-	l := open(b, audit.Config{Dir: dir, Queue: records})
+	l := open(b, audit.Config{Key: key, Dir: dir, Queue: records})
 	for i := range records {
 		if err := l.Enqueue(call(i)); err != nil {
 			b.Fatal(err)
@@ -50,7 +50,7 @@ func BenchmarkRead(b *testing.B) {
 	}
 	closed(b, l)
 	for name, read := range map[string]func(){
-		"Open":   func() { closed(b, open(b, audit.Config{Dir: dir})) },
+		"Open":   func() { closed(b, open(b, audit.Config{Key: key, Dir: dir})) },
 		"Verify": func() { verify(b, dir) },
 	} {
 		b.Run(name, func(b *testing.B) {

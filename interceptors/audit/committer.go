@@ -8,9 +8,16 @@ import (
 	"time"
 )
 
-// probeInterval is how often the committer looks whether the segment is still
-// in its place and, after a failure, whether the log can recover.
-const probeInterval = 500 * time.Millisecond
+const (
+	// probeInterval is how often the committer looks whether the segment is still
+	// in its place and, after a failure, whether the log can recover.
+	probeInterval = 500 * time.Millisecond
+	// flushInterval is how long records that nobody waits to be on disk may be
+	// with the operating system only.
+	flushInterval = 100 * time.Millisecond
+	// retainInterval is how often old segments are looked for.
+	retainInterval = 10 * time.Second
+)
 
 // run is the committer, the only goroutine that touches the writer. Everything
 // that waits while it is at the disk goes into its next commit.
@@ -18,11 +25,21 @@ func (l *Log) run() {
 	defer close(l.done)
 	probe := time.NewTicker(probeInterval)
 	defer probe.Stop()
+	sign := time.NewTicker(l.cfg.CheckpointInterval)
+	defer sign.Stop()
+	retain := time.NewTicker(retainInterval)
+	defer retain.Stop()
 	for {
 		select {
 		case <-l.wake:
+		case <-l.flushDue:
+			l.flush()
 		case <-probe.C:
 			l.probe()
+		case <-sign.C:
+			l.checkpoint()
+		case <-retain.C:
+			l.retain()
 		case <-l.quit:
 			l.finish()
 			return
@@ -31,13 +48,16 @@ func (l *Log) run() {
 	}
 }
 
-// finish commits what waits, with one attempt to recover, and lets go.
+// finish commits what waits, with one attempt to recover, signs it and lets go.
 func (l *Log) finish() {
 	l.commit()
-	if l.failed() {
+	if l.flush(); l.failed() {
 		l.probe()
 		l.commit()
 	}
+	l.flush()
+	l.checkpoint()
+	l.indexing.Wait()
 	l.closeErr = l.w.close()
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -52,22 +72,34 @@ func (l *Log) failed() bool { return l.failure != nil }
 // probe makes a failed log work again if its cause is gone, and finds out
 // whether a working one still does.
 func (l *Log) probe() {
-	l.setBusy(time.Now())
-	defer l.setBusy(time.Time{})
 	if !l.failed() {
-		if err := l.w.check(); err != nil {
-			l.fail(nil, err)
-		}
+		l.atDisk(l.w.check)
 		return
 	}
-	err := l.w.recover()
+	l.setBusy(time.Now())
+	defer l.setBusy(time.Time{})
+	left := l.leaving()
+	err := l.w.recover(l.cfg.Key)
 	l.mu.Lock()
 	l.failure = err
 	l.stats.Segments = l.w.segments
 	l.mu.Unlock()
 	if err == nil {
-		l.cfg.Logger.Info("audit log: works again", slog.Uint64("records", l.w.seq))
+		l.left(left)
+		l.announce()
+		l.cfg.Logger.Info("audit log: works again", slog.Uint64("records", l.w.durable.tree.size))
 	}
+}
+
+// atDisk does something that touches the disk and makes its failure the log's.
+func (l *Log) atDisk(do func() error) bool {
+	l.setBusy(time.Now())
+	err := do()
+	l.setBusy(time.Time{})
+	if err != nil {
+		l.fail(err)
+	}
+	return err == nil
 }
 
 // setBusy marks when the committer goes to the disk, and with zero that it is
@@ -88,67 +120,131 @@ func (l *Log) commit() {
 	l.queue = l.spare[:0]
 	l.mu.Unlock()
 	l.spare = nil
-	for rest := batch; len(rest) > 0; {
-		n, seq, sum := l.encodeFrames(rest)
-		start := time.Now()
-		l.setBusy(start)
-		if err := l.w.commit(l.frames, seq, sum); err != nil {
-			l.fail(rest, err)
+	for l.rest = batch; len(l.rest) > 0; {
+		if l.w.full() && !l.rotate() {
 			return
 		}
-		l.settle(rest[:n], time.Since(start))
-		rest = rest[n:]
+		if l.cfg.Sealer != nil && l.w.written.tree.size+1 == l.w.first {
+			l.rest = slices.Insert(l.rest, 0, l.keyEntry())
+		}
+		n := l.encodeFrames(l.rest)
+		if !l.atDisk(func() error { return l.w.write(l.frames, &l.end) }) {
+			return
+		}
+		l.indexFrames(l.rest[:n])
+		flush := l.written(l.rest[:n])
+		l.rest = l.rest[n:]
+		if flush && !l.flush() {
+			return
+		}
 	}
 	clear(batch)
 	l.spare = batch
+	if len(l.unsynced) > 0 && l.flushDue == nil {
+		l.flushDue = time.After(flushInterval)
+	}
 }
 
 // encodeFrames encodes the frames of one commit and returns how many entries of
-// batch it takes, and the sequence and the chain hash of the last of them.
-func (l *Log) encodeFrames(batch []*entry) (n int, seq uint64, sum hash) {
-	l.frames, l.chain.sum, seq = l.frames[:0], l.w.sum, l.w.seq
+// batch it takes. What is written and not flushed counts against its bound.
+func (l *Log) encodeFrames(batch []*entry) (n int) {
+	l.frames = l.frames[:0]
+	l.leaves = l.leaves[:0]
+	l.end.set(&l.w.written.tree)
+	room := maxCommit - int(l.w.written.size-l.w.durable.size)
 	for _, e := range batch {
-		if n > 0 && len(l.frames)+len(e.record)+frameOverhead > maxCommit {
+		if n > 0 && len(l.frames)+len(e.record)+frameOverhead > room {
 			break
 		}
-		n, seq = n+1, seq+1
-		l.frames = l.chain.appendFrame(l.frames, e.record, seq)
+		n++
+		var leaf hash
+		e.off = len(l.frames)
+		l.frames, leaf = l.hasher.appendFrame(l.frames, e.record, l.end.size+1)
+		l.end.add(leaf)
+		l.leaves = append(l.leaves, leaf)
 	}
-	return n, seq, l.chain.sum
+	return n
+}
+
+// indexFrames adds what encodeFrames encoded to the index.
+func (l *Log) indexFrames(batch []*entry) {
+	start := l.w.written.size - int64(len(l.frames))
+	for i, e := range batch {
+		l.w.index.add(e.record, start+int64(e.off), l.leaves[i])
+	}
+}
+
+// written takes note that entries are with the operating system, tells those who
+// wait for no more, and returns whether the rest has to be on disk now.
+func (l *Log) written(batch []*entry) (flush bool) {
+	for _, e := range batch {
+		if e.durability == Written {
+			e.done <- nil // the receiver leaves e alone then
+			e.waits = false
+		} else {
+			flush = true
+		}
+	}
+	l.unsynced = append(l.unsynced, batch...)
+	return flush || l.w.written.size-l.w.durable.size >= maxCommit/2
+}
+
+// flush waits until all that was written is on disk.
+func (l *Log) flush() bool {
+	l.flushDue = nil
+	if l.failed() {
+		return false
+	}
+	if len(l.unsynced) == 0 {
+		return true
+	}
+	start := time.Now()
+	if !l.atDisk(l.w.flush) {
+		return false
+	}
+	l.settle(time.Since(start))
+	return true
 }
 
 // settle tells those who wait that their records are on disk.
-func (l *Log) settle(batch []*entry, took time.Duration) {
+func (l *Log) settle(took time.Duration) {
 	l.mu.Lock()
-	for _, e := range batch {
-		if !e.wait {
+	for _, e := range l.unsynced {
+		if e.queued {
 			l.enqueued--
+			e.queued = false
 		}
 	}
 	l.busy = time.Time{}
-	l.stats.Records = l.w.seq
+	l.stats.Records = l.w.durable.tree.size
 	l.stats.Segments = l.w.segments
-	l.stats.Bytes += uint64(len(l.frames))
+	l.stats.Bytes += uint64(l.w.durable.size - l.settled) //nolint:gosec // it only grows
+	l.settled = l.w.durable.size
 	l.stats.Commits++
 	l.stats.LastCommit = took
 	l.mu.Unlock()
-	for _, e := range batch {
-		if e.wait {
+	for i, e := range l.unsynced {
+		switch {
+		case e.waits:
 			e.done <- nil // then e is its receiver's
-		} else {
+		case e.durability == Async:
 			l.release(e)
 		}
+		l.unsynced[i] = nil
 	}
+	l.unsynced = l.unsynced[:0]
 }
 
 // fail makes the log unavailable and tells all who wait. The records that
-// nobody waits for stay in the queue, in their order.
-func (l *Log) fail(batch []*entry, cause error) {
+// nobody waits for any more stay in the queue, in their order, to be written
+// again.
+func (l *Log) fail(cause error) {
 	l.mu.Lock()
-	batch = slices.Concat(batch, l.queue)
-	l.queue = nil
-	for _, e := range batch {
-		if !e.wait {
+	all := slices.Concat(l.unsynced, l.rest, l.queue)
+	l.unsynced, l.rest, l.queue, l.flushDue = nil, nil, nil, nil
+	for _, e := range all {
+		// What is the log's own is made again when it is needed.
+		if e.queued || e.durability == Written && !e.waits {
 			l.queue = append(l.queue, e)
 		}
 	}
@@ -157,9 +253,72 @@ func (l *Log) fail(batch []*entry, cause error) {
 	l.busy = time.Time{}
 	l.mu.Unlock()
 	l.cfg.Logger.Error("audit log: unavailable", slog.String("error", cause.Error()))
-	for _, e := range batch {
-		if e.wait {
+	for _, e := range all {
+		if e.waits {
 			e.done <- unavailable(cause)
 		}
+	}
+}
+
+// rotate goes over to a new segment. It returns false if the log has failed.
+func (l *Log) rotate() bool {
+	if !l.flush() || !l.checkpoint() {
+		return false
+	}
+	left := l.leaving()
+	if !l.atDisk(l.w.rotate) {
+		return false
+	}
+	l.left(left)
+	return true
+}
+
+// segment is one that the log goes on from.
+type segment struct {
+	first uint64
+	size  int64
+	index *indexBuilder
+}
+
+func (l *Log) leaving() segment { return segment{l.w.first, l.w.durable.size, l.w.index} }
+
+// left writes the index of a segment that is full now.
+func (l *Log) left(s segment) {
+	l.settled = l.w.durable.size
+	if s.first == l.w.first {
+		return // it had no record and was replaced
+	}
+	l.indexing.Go(func() {
+		if err := s.index.write(l.cfg.Dir, s.size); err != nil {
+			l.cfg.Logger.Warn("audit log: index not written; call ids of the segment are looked for by reading it",
+				slog.String("segment", segmentName(s.first)), slog.String("error", err.Error()))
+		}
+	})
+}
+
+// checkpoint signs what is on disk. It returns false if the log has failed.
+func (l *Log) checkpoint() bool {
+	if l.failed() {
+		return false
+	}
+	if !l.atDisk(func() error { return l.w.checkpoint(l.cfg.Key) }) {
+		return false
+	}
+	l.announce()
+	return true
+}
+
+// announce tells of the last checkpoint, once.
+func (l *Log) announce() {
+	last := l.w.signed.last
+	if last.Note == nil || l.announced && last.Size == l.told {
+		return
+	}
+	l.announced, l.told = true, last.Size
+	l.mu.Lock()
+	l.stats.Checkpoint = last.Size
+	l.mu.Unlock()
+	if l.cfg.Checkpointed != nil {
+		l.cfg.Checkpointed(last)
 	}
 }

@@ -17,13 +17,13 @@ const writerDirEnv = "AUDIT_TEST_WRITER_DIR"
 // writeUntilKilled is the child of TestKilledWriter: it appends records and
 // prints each one's call id when it was acknowledged.
 func writeUntilKilled(t *testing.T, dir string) {
-	l := open(t, audit.Config{Dir: dir, SegmentBytes: 16 << 10})
+	l := open(t, audit.Config{Key: key, Dir: dir, SegmentBytes: 16 << 10})
 	failed := make(chan error)
 	for w := range 16 {
 		go func() {
 			for i := 0; ; i++ {
 				id := fmt.Sprintf("%d-%d-%d", os.Getpid(), w, i)
-				err := l.Append(t.Context(), record(id))
+				err := l.Append(t.Context(), record(id), audit.Required)
 				if err == nil {
 					_, err = os.Stdout.WriteString(id + "\n")
 				}
@@ -70,7 +70,7 @@ func TestKilledWriter(t *testing.T) {
 			t.Fatalf("writer ended with %v, want killed", err)
 		}
 
-		l := open(t, audit.Config{Dir: dir})
+		l := open(t, audit.Config{Key: key, Dir: dir})
 		if repair := l.Repaired(); repair != nil {
 			t.Logf("run %d: torn tail of %d bytes", run, repair.Bytes)
 		}

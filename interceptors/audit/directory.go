@@ -49,19 +49,28 @@ func lockDirectory(dir string) (*os.File, error) {
 	return d, nil
 }
 
-// removeUnfinished removes segments that a crash left before they had a name.
-// None of them holds a record.
+// removeUnfinished removes files that a crash left before they had their name.
+// None of them holds a record that is not elsewhere.
 func removeUnfinished(dir string) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return err
 	}
 	for _, e := range entries {
-		if strings.HasSuffix(e.Name(), suffix+unfinished) {
+		if strings.HasSuffix(e.Name(), unfinished) {
 			if err := os.Remove(filepath.Join(dir, e.Name())); err != nil {
 				return err
 			}
 		}
 	}
 	return nil
+}
+
+// syncDirectory waits until the names in dir are on disk.
+func syncDirectory(dir string, sync func(*os.File) error) error {
+	d, err := os.Open(dir) //nolint:gosec // the operator's own directory
+	if err != nil {
+		return err
+	}
+	return errors.Join(sync(d), d.Close())
 }

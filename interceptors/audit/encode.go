@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/reflect/protopath"
 	"google.golang.org/protobuf/reflect/protorange"
 	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	auditv1 "github.com/sallyport/sallyport/gen/go/sallyport/audit/v1"
 )
@@ -17,11 +18,15 @@ import (
 // goroutine, so that the committer has only to copy and hash.
 func (l *Log) encode(r *auditv1.Record) (*entry, error) {
 	e := l.entries.Get().(*entry)
-	e.wait = false
-	b, err := proto.MarshalOptions{}.MarshalAppend(e.record[:0], r)
+	e.waits, e.queued = false, false
+	marshal := marshalAppend
+	if l.cfg.Sealer != nil && !logsOwn(r.GetKind()) {
+		marshal = l.cfg.Sealer.Seal
+	}
+	b, err := marshal(e.record[:0], r)
 	if err != nil {
 		// Whoever sends bytes that are no text must be recorded all the same.
-		if b, err = proto.Marshal(legible(r)); err != nil {
+		if b, err = marshal(nil, legible(r)); err != nil {
 			return nil, fmt.Errorf("encode audit record: %w", err)
 		}
 	}
@@ -30,6 +35,10 @@ func (l *Log) encode(r *auditv1.Record) (*entry, error) {
 		return nil, fmt.Errorf("encode audit record: %d bytes are more than a record may have, %d", len(b), MaxRecord-sequenceSize)
 	}
 	return e, nil
+}
+
+func marshalAppend(b []byte, r *auditv1.Record) ([]byte, error) {
+	return proto.MarshalOptions{}.MarshalAppend(b, r)
 }
 
 // release keeps an entry for reuse, unless it would keep much memory alive.
@@ -60,4 +69,16 @@ func legible(r *auditv1.Record) *auditv1.Record {
 		return nil
 	})
 	return r
+}
+
+// keyEntry is the record with which each segment of sealed records begins.
+func (l *Log) keyEntry() *entry {
+	e, err := l.encode(&auditv1.Record{
+		Kind: auditv1.Kind_KIND_KEY, Time: timestamppb.New(l.cfg.now()), WrappedKey: l.cfg.Sealer.WrappedKey(),
+	})
+	if err != nil {
+		panic(err) // NewSealer bounds what it wraps
+	}
+	e.durability = Async
+	return e
 }

@@ -24,7 +24,7 @@ import (
 // unavailable asserts that Append refuses, and says why.
 func unavailable(t *testing.T, l *audit.Log, id string, why error) {
 	t.Helper()
-	err := l.Append(t.Context(), record(id))
+	err := l.Append(t.Context(), record(id), audit.Required)
 	if !errors.Is(err, audit.ErrUnavailable) || !errors.Is(err, why) {
 		t.Fatalf("Append: %v, want ErrUnavailable because of %v", err, why)
 	}
@@ -68,7 +68,7 @@ func TestWriteError(t *testing.T) {
 	}
 	synctest.Test(t, func(t *testing.T) {
 		dir := filepath.Join(t.TempDir(), "audit")
-		l := open(t, audit.Config{Dir: dir})
+		l := open(t, audit.Config{Key: key, Dir: dir})
 		appendCalls(t, l, 1, 3)
 		size := len(readFile(t, filepath.Join(dir, firstName)))
 
@@ -107,7 +107,7 @@ func TestSyncError(t *testing.T) {
 	for name, before := range map[string]int{"in the first commit": 0, "after some commits": 3} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				cfg := audit.Config{Dir: filepath.Join(t.TempDir(), "audit")}
+				cfg := audit.Config{Key: key, Dir: filepath.Join(t.TempDir(), "audit")}
 				var d disk
 				l := open(t, cfg.WithSync(d.sync))
 				appendCalls(t, l, 1, before)
@@ -140,7 +140,7 @@ func TestSyncError(t *testing.T) {
 
 func TestRotationFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		cfg := audit.Config{Dir: filepath.Join(t.TempDir(), "audit"), SegmentBytes: 1}
+		cfg := audit.Config{Key: key, Dir: filepath.Join(t.TempDir(), "audit"), SegmentBytes: 1}
 		var d disk
 		l := open(t, cfg.WithSync(d.sync))
 		appendCalls(t, l, 1, 1)
@@ -167,7 +167,7 @@ func TestRotationFails(t *testing.T) {
 func TestNextSegmentIsThereAlready(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dir := filepath.Join(t.TempDir(), "audit")
-		l := open(t, audit.Config{Dir: dir, SegmentBytes: 100})
+		l := open(t, audit.Config{Key: key, Dir: dir, SegmentBytes: 100})
 		appendCalls(t, l, 1, 1)
 		next := filepath.Join(dir, "00000000000000000002.log")
 		foreign := make([]byte, 200)
@@ -189,7 +189,7 @@ func TestNextSegmentIsThereAlready(t *testing.T) {
 
 func TestHangingDisk(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		cfg := audit.Config{Dir: filepath.Join(t.TempDir(), "audit"), Timeout: 3 * time.Second}
+		cfg := audit.Config{Key: key, Dir: filepath.Join(t.TempDir(), "audit"), Timeout: 3 * time.Second}
 		var d disk
 		l := open(t, cfg.WithSync(d.sync))
 		answer := d.block()
@@ -197,7 +197,7 @@ func TestHangingDisk(t *testing.T) {
 		for i := range 4 {
 			wg.Go(func() {
 				begin := time.Now()
-				if err := l.Append(t.Context(), call(i)); !errors.Is(err, audit.ErrUnavailable) {
+				if err := l.Append(t.Context(), call(i), audit.Required); !errors.Is(err, audit.ErrUnavailable) {
 					t.Errorf("Append: %v, want ErrUnavailable", err)
 				}
 				if took := time.Since(begin); took != 3*time.Second {
@@ -276,7 +276,7 @@ func TestLostPlace(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				base := t.TempDir()
 				dir, aside := filepath.Join(base, "audit"), filepath.Join(base, "aside")
-				l := open(t, audit.Config{Dir: dir})
+				l := open(t, audit.Config{Key: key, Dir: dir})
 				appendCalls(t, l, 1, 3)
 
 				tt.lose(t, dir, aside)
@@ -288,7 +288,7 @@ func TestLostPlace(t *testing.T) {
 				tt.restore(t, dir, aside)
 				recovered(t, l)
 				appendCalls(t, l, 4, 5)
-				if _, err := audit.Open(audit.Config{Dir: dir}); !errors.Is(err, audit.ErrLocked) {
+				if _, err := audit.Open(audit.Config{Key: key, Dir: dir}); !errors.Is(err, audit.ErrLocked) {
 					t.Errorf("second Open: %v, want ErrLocked", err)
 				}
 				closed(t, l)
@@ -304,7 +304,7 @@ func TestLostPlace(t *testing.T) {
 func TestLossIsNoticedWithoutAppend(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dir := filepath.Join(t.TempDir(), "audit")
-		l := open(t, audit.Config{Dir: dir})
+		l := open(t, audit.Config{Key: key, Dir: dir})
 		if err := os.Remove(filepath.Join(dir, firstName)); err != nil {
 			t.Fatal(err)
 		}
@@ -322,7 +322,7 @@ func TestReplacedWhileFailed(t *testing.T) {
 	other := newLog(t, 3, 0)
 	synctest.Test(t, func(t *testing.T) {
 		dir := filepath.Join(t.TempDir(), "audit")
-		l := open(t, audit.Config{Dir: dir})
+		l := open(t, audit.Config{Key: key, Dir: dir})
 		appendCalls(t, l, 2, 4)
 		if err := os.Rename(filepath.Join(other, firstName), filepath.Join(dir, firstName)); err != nil {
 			t.Fatal(err)
@@ -337,7 +337,7 @@ func TestReplacedWhileFailed(t *testing.T) {
 }
 
 func TestCloseTellsWhatIsLost(t *testing.T) {
-	cfg := audit.Config{Dir: filepath.Join(t.TempDir(), "audit")}
+	cfg := audit.Config{Key: key, Dir: filepath.Join(t.TempDir(), "audit")}
 	var d disk
 	l := open(t, cfg.WithSync(d.sync))
 	appendCalls(t, l, 1, 1)

@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	stdhash "hash"
 	"hash/crc32"
 	"io"
 	"os"
@@ -20,22 +19,33 @@ import (
 // The format, all integers big-endian:
 //
 //	segment = header frame*
-//	header  = magic[8] version[4] first-sequence[8] chain-hash-before[32]
-//	frame   = length[4] crc32c-of-length[4] record[length] chain-hash[32]
+//	header  = magic[8] version[4] first-sequence[8] edge[32]* crc32c[4]
+//	frame   = length[4] crc32c-of-length[4] record[length] leaf-hash[32]
 //
-// chain-hash = SHA-256(chain-hash-before || record). A record is an encoded
-// Record whose last field is its sequence. The checksum of the length is there
-// so that a changed length cannot pass for a frame that was cut off.
+// The edges are those of the tree over all records before the segment (see tree),
+// as many as bits are set in first-sequence - 1. With them a segment can be read,
+// and what follows proved, without those before it. leaf-hash is that of RFC 6962:
+// SHA-256(0x00 || record). A record is an encoded Record whose last field is its
+// sequence. The checksums are there so that a changed length, or header, cannot
+// pass for one that was cut off.
+//
+// Beside a segment stand its checkpoints, one signed note behind the other, and,
+// once it is full, its index (see index), which holds nothing that is not in the
+// segment.
 const (
-	magic      = "SALLYAUD"
-	version    = 1
-	headerSize = len(magic) + 4 + 8 + sha256.Size
-	prefixSize = 4 + 4
+	magic       = "SALLYAUD"
+	version     = 2
+	fixedHeader = len(magic) + 4 + 8
+	prefixSize  = 4 + 4
 
 	// MaxRecord is the largest encoded record in bytes, its sequence included.
 	MaxRecord = 1 << 20
 	// maxCommit is the most that one commit writes, hence the longest torn tail.
 	maxCommit = 4 << 20
+
+	// maxSegmentRecords bounds a segment whatever its bytes, and so what its index
+	// takes in memory while it is written: 50 MB.
+	maxSegmentRecords = 1 << 20
 
 	sequenceField = protowire.Number(1)
 	// sequenceSize is the most that the sequence adds to a record.
@@ -43,19 +53,22 @@ const (
 	// frameOverhead is the most that a frame adds to a record without sequence.
 	frameOverhead = prefixSize + sequenceSize + sha256.Size
 
-	suffix = ".log"
+	segmentSuffix     = ".log"
+	checkpointsSuffix = ".checkpoints"
+	indexSuffix       = ".index"
+	// publicFile lists the public keys that signed checkpoints of the log, a line
+	// each. Who can change the log can change it: it is for convenience.
+	publicFile = "log.pub"
 )
 
-type hash = [sha256.Size]byte
-
-// genesis is the chain hash before the first record of every log.
-func genesis() hash { return sha256.Sum256([]byte("sallyport audit log, format 1")) }
+// headerSize is the length of the header of a segment.
+func headerSize(first uint64) int { return fixedHeader + edgesOf(first-1)*sha256.Size + crc32.Size }
 
 var (
 	castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 	errLength   = errors.New("length is out of bounds or does not match its checksum")
-	errHash     = errors.New("chain hash does not match")
+	errHash     = errors.New("record does not match its hash")
 	errSequence = errors.New("record does not end with its sequence")
 )
 
@@ -67,15 +80,24 @@ type TamperError struct {
 	Offset int64
 	// Sequence is that of the record which should have been there.
 	Sequence uint64
+	// Through is the last record that it may be instead of Sequence, where records
+	// were hashed anew and only a checkpoint tells; else 0.
+	Through uint64
 	// Reason says what does not fit.
 	Reason string
 }
 
 func (e *TamperError) Error() string {
-	return fmt.Sprintf("%s at offset %d, record %d: %s", e.File, e.Offset, e.Sequence, e.Reason)
+	which := fmt.Sprintf("record %d", e.Sequence)
+	if e.Through > e.Sequence {
+		which = fmt.Sprintf("one of the records %d to %d", e.Sequence, e.Through)
+	}
+	return fmt.Sprintf("%s at offset %d, %s: %s", e.File, e.Offset, which, e.Reason)
 }
 
-func segmentName(first uint64) string { return fmt.Sprintf("%020d", first) + suffix }
+func segmentName(first uint64) string     { return fmt.Sprintf("%020d", first) + segmentSuffix }
+func checkpointsName(first uint64) string { return fmt.Sprintf("%020d", first) + checkpointsSuffix }
+func indexName(first uint64) string       { return fmt.Sprintf("%020d", first) + indexSuffix }
 
 // segments lists the first sequences of the segments in dir, ascending.
 func segments(dir string) ([]uint64, error) {
@@ -85,7 +107,7 @@ func segments(dir string) ([]uint64, error) {
 	}
 	var firsts []uint64
 	for _, e := range entries {
-		stem, ok := strings.CutSuffix(e.Name(), suffix)
+		stem, ok := strings.CutSuffix(e.Name(), segmentSuffix)
 		if !ok {
 			continue
 		}
@@ -99,46 +121,59 @@ func segments(dir string) ([]uint64, error) {
 	return firsts, nil
 }
 
-func appendHeader(b []byte, first uint64, prev hash) []byte {
+// appendHeader appends the header of the segment that follows the records of t.
+func appendHeader(b []byte, t *tree) []byte {
+	start := len(b)
 	b = append(b, magic...)
 	b = binary.BigEndian.AppendUint32(b, version)
-	b = binary.BigEndian.AppendUint64(b, first)
-	return append(b, prev[:]...)
+	b = binary.BigEndian.AppendUint64(b, t.size+1)
+	for _, e := range t.edges {
+		b = append(b, e[:]...)
+	}
+	return binary.BigEndian.AppendUint32(b, crc32.Checksum(b[start:], castagnoli))
 }
 
-func readHeader(r io.Reader) (first uint64, prev hash, err error) {
-	var b [headerSize]byte
-	if _, err := io.ReadFull(r, b[:]); err != nil {
-		return 0, hash{}, err
+// readHeader reads a segment's header: the tree before its first record.
+func readHeader(r io.Reader) (tree, error) {
+	b := make([]byte, fixedHeader, fixedHeader+64*sha256.Size+crc32.Size)
+	if _, err := io.ReadFull(r, b); err != nil {
+		return tree{}, err
 	}
-	rest := b[len(magic):]
 	if string(b[:len(magic)]) != magic {
-		return 0, hash{}, errors.New("not an audit log: wrong magic")
+		return tree{}, errors.New("not an audit log: wrong magic")
 	}
-	if v := binary.BigEndian.Uint32(rest); v != version {
-		return 0, hash{}, fmt.Errorf("format version %d is unknown", v)
+	switch v := binary.BigEndian.Uint32(b[len(magic):]); v {
+	case version:
+	case 1:
+		return tree{}, errors.New("format version 1 is of a Sallyport before checkpoints, which reads it; keep the directory and begin a new log in another one")
+	default:
+		return tree{}, fmt.Errorf("format version %d is unknown", v)
 	}
-	return binary.BigEndian.Uint64(rest[4:]), hash(rest[12:]), nil
-}
-
-// chain is the running hash over the records of a log.
-type chain struct {
-	sum hash
-	h   stdhash.Hash
-}
-
-func newChain(sum hash) *chain { return &chain{sum: sum, h: sha256.New()} }
-
-func (c *chain) add(record []byte) {
-	c.h.Reset()
-	c.h.Write(c.sum[:])
-	c.h.Write(record)
-	c.h.Sum(c.sum[:0])
+	first := binary.BigEndian.Uint64(b[len(magic)+4:])
+	if first == 0 {
+		return tree{}, errors.New("header says that it begins at record 0")
+	}
+	b = b[:headerSize(first)]
+	if _, err := io.ReadFull(r, b[fixedHeader:]); err != nil {
+		if errors.Is(err, io.EOF) {
+			err = io.ErrUnexpectedEOF
+		}
+		return tree{}, err
+	}
+	end := len(b) - crc32.Size
+	if binary.BigEndian.Uint32(b[end:]) != crc32.Checksum(b[:end], castagnoli) {
+		return tree{}, errors.New("header does not match its checksum")
+	}
+	t := tree{size: first - 1}
+	for e := b[fixedHeader:end]; len(e) > 0; e = e[sha256.Size:] {
+		t.edges = append(t.edges, hash(e[:sha256.Size]))
+	}
+	return t, nil
 }
 
 // appendFrame appends the frame of a record, encoded without its sequence, and
-// moves the chain on.
-func (c *chain) appendFrame(b, body []byte, seq uint64) []byte {
+// returns the hash of its leaf.
+func (l *leafHasher) appendFrame(b, body []byte, seq uint64) ([]byte, hash) {
 	start := len(b)
 	b = append(b, make([]byte, prefixSize)...)
 	b = append(b, body...)
@@ -148,8 +183,8 @@ func (c *chain) appendFrame(b, body []byte, seq uint64) []byte {
 	record := b[start+prefixSize:]
 	binary.BigEndian.PutUint32(b[start:], uint32(len(record))) //nolint:gosec // encode bounds it by MaxRecord
 	binary.BigEndian.PutUint32(b[start+4:], crc32.Checksum(b[start:start+4], castagnoli))
-	c.add(record)
-	return append(b, c.sum[:]...)
+	leaf := l.sum(record)
+	return append(b, leaf[:]...), leaf
 }
 
 func appendSequence(b []byte, seq uint64) []byte {

@@ -37,7 +37,7 @@ func FuzzRead(f *testing.F) {
 		}
 		defer func() { _ = os.RemoveAll(dir) }() // t.TempDir is too slow for a fuzzer
 		writeFile(t, filepath.Join(dir, firstName), segment)
-		report, err := audit.Verify(dir)
+		report, err := audit.Verify(dir, audit.VerifyConfig{})
 		if err != nil {
 			if _, ok := errors.AsType[*audit.TamperError](err); !ok {
 				t.Fatalf("Verify: %v, want a TamperError", err)

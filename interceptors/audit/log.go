@@ -1,9 +1,11 @@
 // Package audit keeps the record of every call: an append-only log of Protobuf
-// records in segment files, each record chained to the one before it by a
-// hash, committed in groups and synced before anybody is answered.
+// records in segment files, committed in groups and, unless a call may do with
+// less, synced before anybody is answered. The records are the leaves of a Merkle
+// tree (RFC 6962), of which the log signs checkpoints, so that a change can be
+// seen and a single record proved.
 //
-// Log is the one writer of a directory. Records, Follow and Verify read it,
-// from any process, while it is written or at rest.
+// Log is the one writer of a directory. A View reads it, and Verify checks it, from
+// any process, while it is written or at rest.
 package audit
 
 import (
@@ -24,11 +26,39 @@ var ErrUnavailable = errors.New("audit log unavailable")
 
 var errClosed = errors.New("closed")
 
-// Config is where a log is and how it behaves. Only Dir is required.
+// Durability is what Append waits for. What was acknowledged survives failures of
+// the disk in every case, as long as the process lives: it is written again.
+type Durability uint8
+
+const (
+	// Required waits until the record is on disk, which the machine's death does not
+	// undo.
+	Required Durability = iota
+	// Written waits until the record is with the operating system, which the
+	// process's death does not undo. It is on disk a tenth of a second later.
+	Written
+	// Async waits for nothing.
+	Async
+)
+
+// Config is where a log is and how it behaves. Dir and Key are required.
 type Config struct {
 	// Dir is the directory of the segments, for this log alone. It is created
 	// with mode 0700; one that others may write to is refused.
 	Dir string
+	// Key signs the checkpoints.
+	Key *SigningKey
+	// CheckpointInterval is how often a checkpoint is made if there are new records:
+	// default 5 s. One is made besides at the end of each segment, at Open and at
+	// Close.
+	CheckpointInterval time.Duration
+	// Checkpointed is told of each checkpoint, in their order. It must not block.
+	// Optional.
+	Checkpointed func(Checkpoint)
+	// Sealer encrypts the records. Nil: they are not encrypted.
+	Sealer *Sealer
+	// Retention says which old segments are deleted; zero: none.
+	Retention Retention
 	// SegmentBytes is the length at which a segment is full: default 64 MiB. The
 	// last commit may go past it by up to 4 MiB.
 	SegmentBytes int64
@@ -40,6 +70,7 @@ type Config struct {
 	Logger *slog.Logger
 
 	sync func(*os.File) error
+	now  func() time.Time
 }
 
 // Stats is what a log did and how it is. Records and Segments count the whole
@@ -55,6 +86,8 @@ type Stats struct {
 	Queue int
 	// Failures counts how often the log became unavailable.
 	Failures uint64
+	// Checkpoint is how many records the last checkpoint covers.
+	Checkpoint uint64
 }
 
 // Log writes the audit log. Its methods may be called concurrently.
@@ -69,10 +102,19 @@ type Log struct {
 	closeErr error // set before done is closed
 
 	// The committer's own.
-	w      *writer
-	chain  *chain
-	frames []byte
-	spare  []*entry
+	w         *writer
+	hasher    *leafHasher
+	frames    []byte
+	leaves    []hash           // of frames
+	end       tree             // after frames
+	rest      []*entry         // of the batch at hand, not written yet
+	unsynced  []*entry         // written, and not on disk yet
+	flushDue  <-chan time.Time // nil unless some must be on disk soon
+	settled   int64            // up to where the last segment counts as committed
+	spare     []*entry
+	told      uint64 // size of the checkpoint that was announced last
+	announced bool   // whether one was
+	indexing  sync.WaitGroup
 
 	mu       sync.Mutex // guards what follows
 	queue    []*entry
@@ -85,15 +127,19 @@ type Log struct {
 
 // entry is a record on its way to the disk.
 type entry struct {
-	record []byte // encoded without its sequence
-	wait   bool   // whether Append waits for it
-	done   chan error
-	timer  *time.Timer
+	record     []byte // encoded without its sequence
+	durability Durability
+	waits      bool // whether Append still waits for it
+	queued     bool // whether it counts against the queue
+	off        int  // in the frames of its commit
+	done       chan error
+	timer      *time.Timer
 }
 
 // Open opens the log in cfg.Dir, or begins one, and locks it: there is one
 // writer at a time, and another gets an error that wraps ErrLocked. It verifies
-// the whole log, so it takes time in proportion to it. What a crash left at its
+// the log from its last checkpoint on, and that this is of the same log, so that it
+// takes no longer for a long log; Verify checks all of it. What a crash left at its
 // end is cut off, kept in a file beside it and told by Repaired; anything else
 // that does not fit together is a *TamperError, and then nothing is changed.
 // Close the log to end its goroutine.
@@ -101,8 +147,11 @@ func Open(cfg Config) (*Log, error) {
 	if cfg.Dir == "" {
 		return nil, errors.New("open audit log: no directory given")
 	}
-	if cfg.SegmentBytes < 0 || cfg.Queue < 0 || cfg.Timeout < 0 {
-		return nil, errors.New("open audit log: segment bytes, queue and timeout must not be negative")
+	if cfg.Key == nil {
+		return nil, errors.New("open audit log: no key to sign checkpoints with")
+	}
+	if cfg.SegmentBytes < 0 || cfg.Queue < 0 || cfg.Timeout < 0 || cfg.CheckpointInterval < 0 || cfg.Retention.negative() {
+		return nil, errors.New("open audit log: segment bytes, queue, timeout, interval and retention must not be negative")
 	}
 	if cfg.SegmentBytes == 0 {
 		cfg.SegmentBytes = 64 << 20
@@ -112,6 +161,12 @@ func Open(cfg Config) (*Log, error) {
 	}
 	if cfg.Timeout == 0 {
 		cfg.Timeout = 5 * time.Second
+	}
+	if cfg.CheckpointInterval == 0 {
+		cfg.CheckpointInterval = 5 * time.Second
+	}
+	if cfg.now == nil {
+		cfg.now = time.Now
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
@@ -128,10 +183,13 @@ func Open(cfg Config) (*Log, error) {
 			slog.Int64("offset", repair.Offset), slog.Int64("bytes", repair.Bytes), slog.String("saved", repair.Saved))
 	}
 	l := &Log{
-		cfg: cfg, repair: repair, w: w, chain: newChain(w.sum),
+		cfg: cfg, repair: repair, w: w, hasher: newLeafHasher(), settled: w.durable.size,
 		wake: make(chan struct{}, 1), quit: make(chan struct{}), done: make(chan struct{}),
-		stats: Stats{Records: w.seq, Segments: w.segments},
+		stats: Stats{Records: w.durable.tree.size, Segments: w.segments},
 	}
+	w.sealed = cfg.Sealer != nil && !w.empty()
+	l.announce()
+	l.indexing.Go(func() { l.completeIndexes() })
 	l.entries.New = func() any {
 		e := &entry{done: make(chan error, 1), timer: time.NewTimer(cfg.Timeout)}
 		e.timer.Stop()
@@ -144,9 +202,9 @@ func Open(cfg Config) (*Log, error) {
 // Repaired returns what Open cut off, or nil.
 func (l *Log) Repaired() *Repair { return l.repair }
 
-// Append writes the record and returns nil when it is on disk. The log gives it
-// its sequence. The record stays the caller's, who may change it as soon as
-// Append has returned.
+// Append writes the record and returns nil when it is as durable as asked for. The
+// log gives it its sequence. The record stays the caller's, who may change it as
+// soon as Append has returned.
 //
 // The context's end does not end the wait, because what happened has to be
 // recorded even if the caller has gone; Config.Timeout does. An error that
@@ -154,12 +212,18 @@ func (l *Log) Repaired() *Repair { return l.repair }
 // speaks of must not be answered. After a timeout it may still get there. Any
 // other error means that the record can never be written, being larger than
 // MaxRecord.
-func (l *Log) Append(_ context.Context, r *auditv1.Record) error {
+func (l *Log) Append(_ context.Context, r *auditv1.Record, durability Durability) error {
+	if durability == Async {
+		if err := l.Err(); err != nil {
+			return err
+		}
+		return l.Enqueue(r)
+	}
 	e, err := l.encode(r)
 	if err != nil {
 		return err
 	}
-	e.wait = true
+	e.durability, e.waits = durability, true
 	if err := l.put(e); err != nil {
 		l.release(e)
 		return err
@@ -168,7 +232,9 @@ func (l *Log) Append(_ context.Context, r *auditv1.Record) error {
 	select {
 	case err := <-e.done:
 		e.timer.Stop()
-		l.release(e)
+		if durability == Required || err != nil {
+			l.release(e)
+		}
 		return err
 	case <-e.timer.C:
 		return unavailable(fmt.Errorf("no commit within %v", l.cfg.Timeout))
@@ -185,6 +251,7 @@ func (l *Log) Enqueue(r *auditv1.Record) error {
 	if err != nil {
 		return err
 	}
+	e.durability, e.queued = Async, true
 	if err := l.put(e); err != nil {
 		l.release(e)
 		return err
@@ -196,7 +263,7 @@ func (l *Log) put(e *entry) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
-	case e.wait:
+	case e.waits:
 		if err := l.err(); err != nil {
 			return err
 		}

@@ -21,19 +21,19 @@ import (
 
 func TestAppendIsReadBack(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "audit")
-	l := open(t, audit.Config{Dir: dir})
+	l := open(t, audit.Config{Key: key, Dir: dir})
 	want := call(1)
 	want.Sequence = 77 // the log's word counts, not the caller's
 	want.Refused = map[string]uint64{"QUOTA_ROWS": 2, "REQUEST_INVALID": 1}
 	want.InputDigest = []byte{1, 2, 3}
-	if err := l.Append(t.Context(), want); err != nil {
+	if err := l.Append(t.Context(), want, audit.Required); err != nil {
 		t.Fatal(err)
 	}
 	if want.GetSequence() != 77 {
 		t.Error("Append changed the caller's record")
 	}
 	want.Sequence = 1
-	for got, err := range audit.Records(dir, 0) {
+	for got, err := range view(dir).Records(t.Context(), 0) {
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -46,11 +46,11 @@ func TestAppendIsReadBack(t *testing.T) {
 func TestAppendAndEnqueueKeepOneOrderOverRestarts(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "audit")
 	for run := range 3 {
-		l := open(t, audit.Config{Dir: dir, SegmentBytes: 600})
+		l := open(t, audit.Config{Key: key, Dir: dir, SegmentBytes: 600})
 		for i := run*10 + 1; i <= run*10+10; i++ {
 			var err error
 			if i%3 == 0 {
-				err = l.Append(t.Context(), call(i))
+				err = l.Append(t.Context(), call(i), audit.Required)
 			} else {
 				err = l.Enqueue(call(i))
 			}
@@ -67,7 +67,7 @@ func TestAppendAndEnqueueKeepOneOrderOverRestarts(t *testing.T) {
 
 func TestConcurrentAppends(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "audit")
-	l := open(t, audit.Config{Dir: dir, SegmentBytes: 8 << 10})
+	l := open(t, audit.Config{Key: key, Dir: dir, SegmentBytes: 8 << 10})
 	const workers, each = 32, 25
 	var wg sync.WaitGroup
 	for w := range workers {
@@ -76,7 +76,7 @@ func TestConcurrentAppends(t *testing.T) {
 			for i := range each {
 				// The record is the caller's again after each Append.
 				r.CallId = fmt.Sprintf("%d-%d", w, i)
-				if err := l.Append(t.Context(), r); err != nil {
+				if err := l.Append(t.Context(), r, audit.Required); err != nil {
 					t.Error(err)
 				}
 			}
@@ -103,15 +103,15 @@ func TestConcurrentAppends(t *testing.T) {
 func TestOneCommitForAllWhoWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var d disk
-		cfg := audit.Config{Dir: filepath.Join(t.TempDir(), "audit")}
+		cfg := audit.Config{Key: key, Dir: filepath.Join(t.TempDir(), "audit")}
 		l := open(t, cfg.WithSync(d.sync))
 		release := d.block()
 		var wg sync.WaitGroup
-		wg.Go(func() { _ = l.Append(t.Context(), call(0)) })
+		wg.Go(func() { _ = l.Append(t.Context(), call(0), audit.Required) })
 		synctest.Wait() // the first commit is at the disk
 		for i := range 63 {
 			wg.Go(func() {
-				if err := l.Append(t.Context(), call(i+1)); err != nil {
+				if err := l.Append(t.Context(), call(i+1), audit.Required); err != nil {
 					t.Error(err)
 				}
 			})
@@ -133,7 +133,7 @@ func TestCommitIsBounded(t *testing.T) {
 	// Seven records of 1 MiB each cannot be one commit of at most 4 MiB.
 	synctest.Test(t, func(t *testing.T) {
 		var d disk
-		cfg := audit.Config{Dir: filepath.Join(t.TempDir(), "audit")}
+		cfg := audit.Config{Key: key, Dir: filepath.Join(t.TempDir(), "audit")}
 		l := open(t, cfg.WithSync(d.sync))
 		release := d.block()
 		if err := l.Enqueue(call(0)); err != nil {
@@ -157,10 +157,10 @@ func TestCommitIsBounded(t *testing.T) {
 }
 
 func TestRecordTooLarge(t *testing.T) {
-	l := open(t, audit.Config{Dir: filepath.Join(t.TempDir(), "audit")})
+	l := open(t, audit.Config{Key: key, Dir: filepath.Join(t.TempDir(), "audit")})
 	big := call(1)
 	big.Detail = strings.Repeat("x", audit.MaxRecord)
-	if err := l.Append(t.Context(), big); err == nil || errors.Is(err, audit.ErrUnavailable) {
+	if err := l.Append(t.Context(), big, audit.Required); err == nil || errors.Is(err, audit.ErrUnavailable) {
 		t.Errorf("Append of a record that is too large: %v, want an error of its own", err)
 	}
 	if err := l.Enqueue(big); err == nil || errors.Is(err, audit.ErrUnavailable) {
@@ -171,19 +171,19 @@ func TestRecordTooLarge(t *testing.T) {
 
 func TestTextThatIsNotUTF8IsRecorded(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "audit")
-	l := open(t, audit.Config{Dir: dir})
+	l := open(t, audit.Config{Key: key, Dir: dir})
 	r := call(1)
 	r.Method = "/evil\xff\xfe/Predict"
 	r.Caller.SpiffeId = "spiffe://x/\x80"
 	r.Roles = []string{"ok", "\xc0"}
 	given := proto.CloneOf(r)
-	if err := l.Append(t.Context(), r); err != nil {
+	if err := l.Append(t.Context(), r, audit.Required); err != nil {
 		t.Fatal(err)
 	}
 	if !proto.Equal(given, r) {
 		t.Error("Append changed the caller's record")
 	}
-	for got, err := range audit.Records(dir, 0) {
+	for got, err := range view(dir).Records(t.Context(), 0) {
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -198,7 +198,7 @@ func TestTextThatIsNotUTF8IsRecorded(t *testing.T) {
 func TestEnqueueIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var d disk
-		cfg := audit.Config{Dir: filepath.Join(t.TempDir(), "audit"), Queue: 3}
+		cfg := audit.Config{Key: key, Dir: filepath.Join(t.TempDir(), "audit"), Queue: 3}
 		l := open(t, cfg.WithSync(d.sync))
 		release := d.block()
 		for i := range 3 {
@@ -224,23 +224,23 @@ func TestEnqueueIsBounded(t *testing.T) {
 
 func TestOneWriter(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "audit")
-	l := open(t, audit.Config{Dir: dir})
-	_, err := audit.Open(audit.Config{Dir: dir})
+	l := open(t, audit.Config{Key: key, Dir: dir})
+	_, err := audit.Open(audit.Config{Key: key, Dir: dir})
 	if !errors.Is(err, audit.ErrLocked) || !strings.Contains(err.Error(), dir) {
 		t.Errorf("second Open: %v, want ErrLocked and the directory", err)
 	}
 	closed(t, l)
-	closed(t, open(t, audit.Config{Dir: dir}))
+	closed(t, open(t, audit.Config{Key: key, Dir: dir}))
 }
 
 func TestClosed(t *testing.T) {
-	l := open(t, audit.Config{Dir: filepath.Join(t.TempDir(), "audit")})
+	l := open(t, audit.Config{Key: key, Dir: filepath.Join(t.TempDir(), "audit")})
 	if err := l.Err(); err != nil {
 		t.Errorf("Err of an open log: %v", err)
 	}
 	closed(t, l)
 	for name, err := range map[string]error{
-		"Append":  l.Append(t.Context(), call(1)),
+		"Append":  l.Append(t.Context(), call(1), audit.Required),
 		"Enqueue": l.Enqueue(call(1)),
 		"Err":     l.Err(),
 	} {
@@ -281,11 +281,11 @@ func TestOpenRefuses(t *testing.T) {
 		want string
 	}{
 		"no directory":          {audit.Config{}, "no directory"},
-		"others may write":      {audit.Config{Dir: shared}, "others may write"},
-		"a file":                {audit.Config{Dir: file}, "not a directory"},
-		"negative queue":        {audit.Config{Dir: t.TempDir(), Queue: -1}, "negative"},
-		"negative timeout":      {audit.Config{Dir: t.TempDir(), Timeout: -1}, "negative"},
-		"negative segment size": {audit.Config{Dir: t.TempDir(), SegmentBytes: -1}, "negative"},
+		"others may write":      {audit.Config{Key: key, Dir: shared}, "others may write"},
+		"a file":                {audit.Config{Key: key, Dir: file}, "not a directory"},
+		"negative queue":        {audit.Config{Key: key, Dir: t.TempDir(), Queue: -1}, "negative"},
+		"negative timeout":      {audit.Config{Key: key, Dir: t.TempDir(), Timeout: -1}, "negative"},
+		"negative segment size": {audit.Config{Key: key, Dir: t.TempDir(), SegmentBytes: -1}, "negative"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			l, err := audit.Open(tt.cfg)
@@ -302,8 +302,8 @@ func TestOpenRefuses(t *testing.T) {
 
 func TestEmptyRecord(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "audit")
-	l := open(t, audit.Config{Dir: dir})
-	if err := l.Append(t.Context(), new(auditv1.Record)); err != nil {
+	l := open(t, audit.Config{Key: key, Dir: dir})
+	if err := l.Append(t.Context(), new(auditv1.Record), audit.Required); err != nil {
 		t.Fatal(err)
 	}
 	if got := verify(t, dir).Records; got != 1 {

@@ -21,13 +21,13 @@ type Repair struct {
 	Saved string
 }
 
-// openWriter locks dir, verifies all of the log in it or begins one, and cuts
-// a torn tail off.
+// openWriter locks the directory, goes to the end of the log in it or begins one,
+// and cuts a torn tail off.
 func openWriter(cfg Config) (_ *writer, _ *Repair, err error) {
 	if err := makeDirectory(cfg.Dir); err != nil {
 		return nil, nil, err
 	}
-	w := &writer{dir: cfg.Dir, limit: cfg.SegmentBytes, sync: cfg.sync, sum: genesis()}
+	w := &writer{dir: cfg.Dir, limit: cfg.SegmentBytes, sync: cfg.sync, signed: new(checkpoints)}
 	if w.lock, err = lockDirectory(cfg.Dir); err != nil {
 		return nil, nil, err
 	}
@@ -45,9 +45,16 @@ func openWriter(cfg Config) (_ *writer, _ *Repair, err error) {
 	}
 	var repair *Repair
 	if len(firsts) == 0 {
-		err = w.rotate()
+		err = w.begin()
 	} else {
-		repair, err = w.resume()
+		repair, err = w.resume(firsts)
+	}
+	if err == nil {
+		// What the last process left behind its last checkpoint is covered now.
+		err = w.checkpoint(cfg.Key)
+	}
+	if err == nil {
+		err = listPublicKey(cfg.Dir, cfg.Key.Public())
 	}
 	if err != nil {
 		return nil, nil, err
@@ -55,20 +62,58 @@ func openWriter(cfg Config) (_ *writer, _ *Repair, err error) {
 	return w, repair, nil
 }
 
-// resume reads the log to its end and goes on there.
-func (w *writer) resume() (*Repair, error) {
-	r, err := openReader(w.dir, 1)
+// begin begins a log. Checkpoints without a segment are of one that was deleted.
+func (w *writer) begin() error {
+	left, err := filepath.Glob(filepath.Join(w.dir, "*"+checkpointsSuffix))
+	if err == nil && len(left) > 0 {
+		err = untouched(&TamperError{File: left[0], Sequence: 1, Reason: "there are checkpoints of a log, but no segment"})
+	}
+	if err != nil {
+		return err
+	}
+	return w.rotate()
+}
+
+// resume goes to the end of the log. It reads the segments from the last
+// checkpoint on, which must be of this log: what it covers cannot have been cut
+// off. What lies before is for Verify.
+func (w *writer) resume(firsts []uint64) (*Repair, error) {
+	from, err := w.findCheckpoint(firsts)
+	if err != nil {
+		return nil, untouched(err)
+	}
+	r, err := openReader(w.dir, from)
 	if err != nil {
 		return nil, untouched(err)
 	}
 	defer r.close()
+	w.index = newIndexBuilder(r.first)
+	last := &w.signed.last
 	for err == nil {
-		_, err = r.next()
+		if last.Note != nil && r.seq == last.Size && r.tree.root() != last.Root {
+			err = r.hashedAnew(r.first, last)
+			break
+		}
+		off, first := r.off, r.first
+		var record []byte
+		if record, err = r.next(); err == nil {
+			if r.first != first {
+				w.index, off = newIndexBuilder(r.first), int64(headerSize(r.first))
+			}
+			w.index.add(record, off, r.leaf)
+		} else if errors.Is(err, io.EOF) && r.first != first {
+			w.index = newIndexBuilder(r.first)
+		}
+	}
+	if errors.Is(err, io.EOF) && last.Note != nil && r.seq < last.Size {
+		err = r.cutOff(last)
 	}
 	if !errors.Is(err, io.EOF) {
 		return nil, untouched(err)
 	}
-	w.first, w.size, w.seq, w.sum, w.segments = r.first, r.off, r.seq, r.chain.sum, r.segments
+	w.first, w.segments = r.first, len(firsts)
+	w.durable = position{r.off, r.tree}
+	w.written.set(&w.durable)
 	if w.file, err = os.OpenFile(r.path, os.O_RDWR, 0); err != nil {
 		return nil, err
 	}
@@ -83,6 +128,52 @@ func (w *writer) resume() (*Repair, error) {
 	return repair, nil
 }
 
+// findCheckpoint finds the last checkpoint and returns the segment to read from.
+// Every segment but the last must end with a checkpoint.
+func (w *writer) findCheckpoint(firsts []uint64) (from uint64, err error) {
+	from = firsts[0]
+	for i, first := range firsts {
+		if err := w.checkHeader(first); err != nil {
+			return 0, err
+		}
+		all, err := readCheckpoints(w.dir, first, nil)
+		if err != nil {
+			return 0, err
+		}
+		if len(all) > 0 {
+			w.signed.last, from = all[len(all)-1], first
+		}
+		if i+1 < len(firsts) && (len(all) == 0 || w.signed.last.Size+1 != firsts[i+1]) {
+			return 0, &TamperError{File: filepath.Join(w.dir, segmentName(first)), Sequence: w.signed.last.Size + 1,
+				Reason: fmt.Sprintf("the next segment begins at record %d, which its last checkpoint does not lead to", firsts[i+1])}
+		}
+	}
+	if n := len(firsts) - 1; w.signed.last.Size+1 == firsts[n] {
+		from = firsts[n] // its header is of what the checkpoint covers
+	}
+	return from, nil
+}
+
+// checkHeader checks that a segment begins with the tree that the checkpoint
+// before it is of.
+func (w *writer) checkHeader(first uint64) error {
+	before, err := headerTree(w.dir, first)
+	reason := "its header does not have the root of the checkpoint before it"
+	switch last := &w.signed.last; {
+	case errors.Is(err, os.ErrNotExist):
+		return err
+	case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF):
+		reason = "header is incomplete"
+	case err != nil:
+		reason = err.Error()
+	case before.size+1 != first:
+		reason = fmt.Sprintf("header says that it begins at record %d", before.size+1)
+	case last.Note == nil || last.Size != before.size || last.Root == before.root():
+		return nil
+	}
+	return &TamperError{File: filepath.Join(w.dir, segmentName(first)), Sequence: first, Reason: reason}
+}
+
 // untouched adds to an error that a log does not fit together what to do.
 func untouched(err error) error {
 	return fmt.Errorf("%w; nothing was changed: put the file back from a copy, or keep the directory as evidence and begin a new log in another one", err)
@@ -91,18 +182,18 @@ func untouched(err error) error {
 // cut moves what lies behind the last commit to a file of its own.
 func (w *writer) cut() (saved string, err error) {
 	// A crash at the same place again gets another name.
-	f, err := os.CreateTemp(w.dir, fmt.Sprintf("%s.%d.*.torn", segmentName(w.first), w.size))
+	f, err := os.CreateTemp(w.dir, fmt.Sprintf("%s.%d.*.torn", segmentName(w.first), w.durable.size))
 	if err != nil {
 		return "", err
 	}
-	_, err = io.Copy(f, io.NewSectionReader(w.file, w.size, maxCommit))
+	_, err = io.Copy(f, io.NewSectionReader(w.file, w.durable.size, maxCommit))
 	if err = errors.Join(err, w.sync(f), f.Close()); err != nil {
 		return "", err
 	}
 	if err := w.sync(w.lock); err != nil {
 		return "", err
 	}
-	if err := w.file.Truncate(w.size); err != nil {
+	if err := w.file.Truncate(w.durable.size); err != nil {
 		return "", err
 	}
 	return filepath.Join(w.dir, filepath.Base(f.Name())), w.sync(w.file)

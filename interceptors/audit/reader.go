@@ -21,8 +21,11 @@ type reader struct {
 	first uint64 // first sequence of the segment
 	off   int64  // of the next frame
 	seq   uint64 // of the last record, or first-1
-	chain *chain
+	tree  tree   // over all records up to seq
 	frame []byte // the last frame, from its record on
+	leaf  hash   // of the last record
+
+	hasher *leafHasher
 
 	segments int
 	bytes    int64 // of the segments before this one
@@ -40,13 +43,13 @@ func openReader(dir string, from uint64) (*reader, error) {
 		return nil, fmt.Errorf("no audit log in %s: %w", dir, os.ErrNotExist)
 	}
 	from = max(from, 1)
-	first := uint64(1)
+	first := firsts[0]
 	for _, f := range firsts {
 		if f <= from {
 			first = f
 		}
 	}
-	r := &reader{dir: dir, seq: first - 1, chain: newChain(genesis())}
+	r := &reader{dir: dir, seq: first - 1, hasher: newLeafHasher()}
 	if err := r.open(first); err != nil {
 		return nil, err
 	}
@@ -66,7 +69,7 @@ func (r *reader) tampered(reason string) error {
 // open goes to the segment whose first sequence is first. If it is not where
 // the reader started, its header has to continue the records read so far.
 func (r *reader) open(first uint64) error {
-	begin := r.file == nil && first > 1
+	begin := r.file == nil
 	if r.file != nil {
 		r.bytes += r.off
 	}
@@ -78,20 +81,20 @@ func (r *reader) open(first uint64) error {
 		}
 		return err
 	}
-	stored, prev, err := readHeader(r.buf)
+	before, err := readHeader(r.buf)
 	switch {
 	case err == io.EOF || err == io.ErrUnexpectedEOF: //nolint:errorlint // io.ReadFull returns them bare
 		// A segment gets its name only when its header is on disk.
 		return r.tampered("header is incomplete")
 	case err != nil:
 		return r.tampered(err.Error())
-	case stored != first:
-		return r.tampered(fmt.Sprintf("header says that it begins at record %d", stored))
-	case !begin && prev != r.chain.sum:
-		return r.tampered("chain hash before it does not match the record before it")
+	case before.size+1 != first:
+		return r.tampered(fmt.Sprintf("header says that it begins at record %d", before.size+1))
+	case !begin && !before.equal(&r.tree):
+		return r.tampered("the tree in its header is not that of the records before it")
 	}
-	r.chain.sum = prev
-	r.off = int64(headerSize)
+	r.tree = before
+	r.off = int64(headerSize(first))
 	r.segments++
 	return nil
 }
@@ -212,18 +215,30 @@ func (r *reader) read(src io.Reader) ([]byte, error) {
 		}
 		return nil, err
 	}
-	record, before := r.frame[:n], r.chain.sum
-	r.chain.add(record)
-	if r.chain.sum != hash(r.frame[n:]) {
-		r.chain.sum = before
+	record := r.frame[:n]
+	leaf := r.hasher.sum(record)
+	if leaf != hash(r.frame[n:]) {
 		return nil, errHash
 	}
 	var seq [sequenceSize]byte
 	if !bytes.HasSuffix(record, appendSequence(seq[:0], r.seq+1)) {
-		r.chain.sum = before
 		return nil, errSequence
 	}
+	r.leaf = leaf
+	r.tree.add(leaf)
 	r.seq++
 	r.off += int64(prefixSize + len(r.frame))
 	return record, nil
+}
+
+// hashedAnew is the error that the records up to now have another root than a
+// checkpoint of as many says; those before from do not matter to it.
+func (r *reader) hashedAnew(from uint64, c *Checkpoint) error {
+	return &TamperError{File: r.path, Offset: int64(headerSize(r.first)), Sequence: from, Through: c.Size,
+		Reason: fmt.Sprintf("the records do not have the root of the checkpoint of %d records: some were changed and hashed anew, or the checkpoint is of another log", c.Size)}
+}
+
+// cutOff is the error that the log ends before what a checkpoint covers.
+func (r *reader) cutOff(c *Checkpoint) error {
+	return r.tampered(fmt.Sprintf("the log ends with record %d, but there is a checkpoint of %d records: it was cut off or replaced", r.seq, c.Size))
 }

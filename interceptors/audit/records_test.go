@@ -21,7 +21,7 @@ func TestRecordsFrom(t *testing.T) {
 		{0, calls(1, 10)}, {1, calls(1, 10)}, {2, calls(2, 10)}, {7, calls(7, 10)}, {10, calls(10, 10)}, {11, nil}, {1 << 63, nil},
 	} {
 		var got []string
-		for r, err := range audit.Records(dir, tt.from) {
+		for r, err := range view(dir).Records(t.Context(), tt.from) {
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -36,17 +36,17 @@ func TestRecordsFrom(t *testing.T) {
 func TestNoLog(t *testing.T) {
 	for name, dir := range map[string]string{"no directory": filepath.Join(t.TempDir(), "none"), "an empty one": t.TempDir()} {
 		t.Run(name, func(t *testing.T) {
-			for _, err := range audit.Records(dir, 0) {
+			for _, err := range view(dir).Records(t.Context(), 0) {
 				if !errors.Is(err, os.ErrNotExist) {
 					t.Errorf("Records: %v, want ErrNotExist", err)
 				}
 			}
-			for _, err := range audit.Follow(t.Context(), dir, 0) {
+			for _, err := range view(dir).Follow(t.Context(), 0) {
 				if !errors.Is(err, os.ErrNotExist) {
 					t.Errorf("Follow: %v, want ErrNotExist", err)
 				}
 			}
-			if _, err := audit.Verify(dir); !errors.Is(err, os.ErrNotExist) {
+			if _, err := audit.Verify(dir, audit.VerifyConfig{}); !errors.Is(err, os.ErrNotExist) {
 				t.Errorf("Verify: %v, want ErrNotExist", err)
 			}
 		})
@@ -56,7 +56,7 @@ func TestNoLog(t *testing.T) {
 // TestReadWhileWritten reads a log that grows and rotates in every way there is.
 func TestReadWhileWritten(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "audit")
-	l := open(t, audit.Config{Dir: dir, SegmentBytes: 4 << 10})
+	l := open(t, audit.Config{Key: key, Dir: dir, SegmentBytes: 4 << 10})
 	const workers, each = 8, 150
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -64,7 +64,7 @@ func TestReadWhileWritten(t *testing.T) {
 	for w := range workers {
 		writers.Go(func() {
 			for i := range each {
-				if err := l.Append(ctx, call(w*each+i)); err != nil {
+				if err := l.Append(ctx, call(w*each+i), audit.Required); err != nil {
 					t.Error(err)
 				}
 			}
@@ -73,7 +73,7 @@ func TestReadWhileWritten(t *testing.T) {
 	written := make(chan struct{})
 	readers.Go(func() {
 		next := uint64(1)
-		for r, err := range audit.Follow(ctx, dir, 0) {
+		for r, err := range view(dir).Follow(ctx, 0) {
 			if err != nil || r.GetSequence() != next {
 				t.Errorf("Follow yields record %d with error %v, want %d", r.GetSequence(), err, next)
 				return
@@ -85,7 +85,7 @@ func TestReadWhileWritten(t *testing.T) {
 	})
 	readers.Go(func() {
 		for last := uint64(0); ; {
-			report, err := audit.Verify(dir)
+			report, err := audit.Verify(dir, audit.VerifyConfig{})
 			if err != nil || report.Records < last {
 				t.Errorf("Verify: %d records after %d, error %v", report.Records, last, err)
 				return
@@ -108,7 +108,7 @@ func TestFollowEndsWithContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	n := 0
-	for _, err := range audit.Follow(ctx, dir, 2) {
+	for _, err := range view(dir).Follow(ctx, 2) {
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -124,6 +124,7 @@ func TestFollowEndsWithContext(t *testing.T) {
 // A follower must not stick to a tail that a restart cut off.
 func TestFollowPastRepair(t *testing.T) {
 	dir := newLog(t, 3, 0)
+	crash(t, dir)
 	path := filepath.Join(dir, firstName)
 	b := readFile(t, path)
 	writeFile(t, path, b[:len(b)-10])
@@ -133,7 +134,7 @@ func TestFollowPastRepair(t *testing.T) {
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		defer close(seen)
-		for r, err := range audit.Follow(ctx, dir, 0) {
+		for r, err := range view(dir).Follow(ctx, 0) {
 			if err != nil {
 				t.Error(err)
 				return
@@ -144,7 +145,7 @@ func TestFollowPastRepair(t *testing.T) {
 	if got := []string{<-seen, <-seen}; !slices.Equal(got, calls(1, 2)) {
 		t.Errorf("before the repair: %v", got)
 	}
-	l := open(t, audit.Config{Dir: dir})
+	l := open(t, audit.Config{Key: key, Dir: dir})
 	appendCalls(t, l, 4, 4)
 	if got := <-seen; got != "call-4" {
 		t.Errorf("after the repair: %q", got)

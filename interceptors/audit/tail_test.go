@@ -20,8 +20,8 @@ import (
 // repaired and the call ids before that record.
 func reopen(t *testing.T, dir string) (*audit.Repair, []string) {
 	t.Helper()
-	l := open(t, audit.Config{Dir: dir})
-	if err := l.Append(t.Context(), record("after")); err != nil {
+	l := open(t, audit.Config{Key: key, Dir: dir})
+	if err := l.Append(t.Context(), record("after"), audit.Required); err != nil {
 		t.Fatal(err)
 	}
 	closed(t, l)
@@ -37,6 +37,7 @@ func reopen(t *testing.T, dir string) (*audit.Repair, []string) {
 
 func TestCutAtEveryByte(t *testing.T) {
 	dir := newLog(t, 4, 0)
+	crash(t, dir)
 	path := filepath.Join(dir, firstName)
 	whole := readFile(t, path)
 	all := frames(whole)
@@ -52,7 +53,7 @@ func TestCutAtEveryByte(t *testing.T) {
 		path := filepath.Join(dir, firstName)
 		writeFile(t, path, whole[:size])
 
-		report, err := audit.Verify(dir)
+		report, err := audit.Verify(dir, audit.VerifyConfig{})
 		if err != nil || report.TornTail != int64(size-end) || report.Records != uint64(kept) {
 			t.Fatalf("cut at %d: Verify reports %d records, torn tail %d, error %v; want %d and %d",
 				size, report.Records, report.TornTail, err, kept, size-end)
@@ -91,15 +92,16 @@ func zeroed(b []byte, from, to int) []byte {
 // written, and read as zeros.
 func TestLostSectors(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "audit")
-	l := open(t, audit.Config{Dir: dir})
+	l := open(t, audit.Config{Key: key, Dir: dir})
 	appendCalls(t, l, 1, 2)
 	long := call(3)
 	long.Detail = strings.Repeat("detail ", 400)
-	if err := l.Append(t.Context(), long); err != nil {
+	if err := l.Append(t.Context(), long, audit.Required); err != nil {
 		t.Fatal(err)
 	}
 	appendCalls(t, l, 4, 4)
 	closed(t, l)
+	crash(t, dir)
 	whole := readFile(t, filepath.Join(dir, firstName))
 	all := frames(whole)
 	third := headerSize + len(all[0]) + len(all[1])
@@ -153,12 +155,12 @@ func TestLostSectors(t *testing.T) {
 func refused(t *testing.T, dir string) {
 	t.Helper()
 	before := contents(t, dir)
-	_, err := audit.Verify(dir)
+	_, err := audit.Verify(dir, audit.VerifyConfig{})
 	var tampered *audit.TamperError
 	if !errors.As(err, &tampered) {
 		t.Fatalf("Verify: %v, want a TamperError", err)
 	}
-	l, err := audit.Open(audit.Config{Dir: dir})
+	l, err := audit.Open(audit.Config{Key: key, Dir: dir})
 	if err == nil {
 		closed(t, l)
 		t.Fatal("Open accepted the log")
@@ -183,7 +185,7 @@ func refused(t *testing.T, dir string) {
 // A killed process may leave whole records that no sync has confirmed. They
 // are part of the log again only once they are on disk.
 func TestOpenSyncsWhatItFinds(t *testing.T) {
-	cfg := audit.Config{Dir: newLog(t, 3, 0)}
+	cfg := audit.Config{Key: key, Dir: newLog(t, 3, 0)}
 	var d disk
 	d.fail(syscall.EIO, ".log")
 	if _, err := audit.Open(cfg.WithSync(d.sync)); !errors.Is(err, syscall.EIO) {
@@ -210,7 +212,8 @@ func TestEmptyLastSegment(t *testing.T) {
 	dir := newLog(t, 2, 1)
 	files := segmentFiles(t, dir)
 	last := files[len(files)-1]
-	writeFile(t, last, readFile(t, last)[:headerSize])
+	crash(t, dir)
+	writeFile(t, last, readFile(t, last)[:headerOf(readFile(t, last))])
 	if _, ids := reopen(t, dir); !slices.Equal(ids, calls(1, 1)) {
 		t.Errorf("kept %v", ids)
 	}

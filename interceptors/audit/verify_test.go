@@ -2,7 +2,6 @@ package audit_test
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"hash/crc32"
@@ -13,19 +12,23 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/mod/sumdb/tlog"
 
 	"github.com/sallyport/sallyport/interceptors/audit"
 )
 
 func TestVerifyReport(t *testing.T) {
-	dir := newLog(t, 10, 600)
+	dir := newLog(t, 10, 500)
 	report := verify(t, dir)
 	want := audit.Report{
-		Segments: len(segmentFiles(t, dir)),
-		Records:  10,
-		First:    epoch,
-		Last:     epoch,
-		Head:     report.Head,
+		Segments:    len(segmentFiles(t, dir)),
+		Records:     10,
+		First:       epoch,
+		Last:        epoch,
+		Checkpoints: 1 + len(segmentFiles(t, dir)), // one of nothing, one for each segment
+		Checkpoint:  report.Checkpoint,
+		Keys:        report.Keys,
+		KeysFromLog: true,
 	}
 	for _, f := range segmentFiles(t, dir) {
 		want.Bytes += int64(len(readFile(t, f)))
@@ -33,47 +36,8 @@ func TestVerifyReport(t *testing.T) {
 	if diff := cmp.Diff(want, report); diff != "" {
 		t.Errorf("report (-want +got):\n%s", diff)
 	}
-	if report.Segments < 3 || len(report.Head) != 64 {
-		t.Errorf("%d segments and head %q, want several and 64 digits", report.Segments, report.Head)
-	}
-}
-
-func TestVerifyHeads(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "audit")
-	var heads []string
-	for i := range 4 {
-		l := open(t, audit.Config{Dir: dir})
-		if i > 0 {
-			appendCalls(t, l, i, i)
-		}
-		closed(t, l)
-		heads = append(heads, verify(t, dir).Head)
-	}
-	if _, err := audit.Verify(dir, heads...); err != nil {
-		t.Errorf("every earlier head of the log: %v", err)
-	}
-	if _, err := audit.Verify(dir, "abc"); err == nil {
-		t.Error("a head that is none was accepted")
-	}
-
-	var tampered *audit.TamperError
-	cut := copyDir(t, dir)
-	path := filepath.Join(cut, firstName)
-	segment := readFile(t, path)
-	all := frames(segment)
-	writeFile(t, path, segment[:len(segment)-len(all[len(all)-1])])
-	if _, err := audit.Verify(cut, heads[2]); err != nil {
-		t.Errorf("the head before the cut: %v", err)
-	}
-	if _, err := audit.Verify(cut, heads[3]); !errors.As(err, &tampered) {
-		t.Errorf("a log that was cut off: %v, want a TamperError", err)
-	}
-	other := filepath.Join(t.TempDir(), "audit")
-	l := open(t, audit.Config{Dir: other})
-	appendCalls(t, l, 2, 9)
-	closed(t, l)
-	if _, err := audit.Verify(other, heads[3]); !errors.As(err, &tampered) {
-		t.Errorf("another log: %v, want a TamperError", err)
+	if report.Segments < 3 || report.Checkpoint.Size != 10 || report.Uncovered() != 0 || len(report.Keys) != 1 || !strings.HasPrefix(public, report.Keys[0]) {
+		t.Errorf("%+v: want several segments, a checkpoint of 10 records, and one key, that of %s", report, public)
 	}
 }
 
@@ -81,22 +45,19 @@ func TestVerifyHeads(t *testing.T) {
 func rewrite(t *testing.T, path string, change func(frames [][]byte) [][]byte) {
 	t.Helper()
 	b := readFile(t, path)
-	writeFile(t, path, slices.Concat(b[:headerSize], slices.Concat(change(frames(b))...)))
+	writeFile(t, path, slices.Concat(b[:headerOf(b)], slices.Concat(change(frames(b))...)))
 }
 
-// rehash gives the frames of a segment lengths and hashes that fit, as far as
-// the segment goes.
+// rehash makes a segment of records, with lengths and hashes that fit.
 func rehash(segment []byte, records [][]byte) []byte {
-	out := bytes.Clone(segment[:headerSize])
-	sum := segment[headerSize-32 : headerSize]
+	out := bytes.Clone(segment[:headerOf(segment)])
 	for _, r := range records {
 		length := binary.BigEndian.AppendUint32(nil, uint32(len(r)))
 		out = append(out, length...)
 		out = binary.BigEndian.AppendUint32(out, crc32.Checksum(length, crc32.MakeTable(crc32.Castagnoli)))
 		out = append(out, r...)
-		next := sha256.Sum256(slices.Concat(sum, r))
-		sum = next[:]
-		out = append(out, sum...)
+		leaf := tlog.RecordHash(r)
+		out = append(out, leaf[:]...)
 	}
 	return out
 }
@@ -114,7 +75,7 @@ func TestTampering(t *testing.T) {
 		names[i] = filepath.Base(names[i])
 	}
 	foreign := filepath.Join(t.TempDir(), "audit")
-	l := open(t, audit.Config{Dir: foreign, SegmentBytes: 600})
+	l := open(t, audit.Config{Key: key, Dir: foreign, SegmentBytes: 600})
 	appendCalls(t, l, 11, 20)
 	closed(t, l)
 	flip := func(segment, off int) func(*testing.T, string) {
@@ -127,6 +88,9 @@ func TestTampering(t *testing.T) {
 			b[off] ^= 1
 			writeFile(t, path, b)
 		}
+	}
+	flipFrame := func(segment, off int) func(*testing.T, string) {
+		return flip(segment, headerOf(readFile(t, filepath.Join(pristine, names[segment])))+off)
 	}
 	inFrames := func(segment int, change func([][]byte) [][]byte) func(*testing.T, string) {
 		return func(t *testing.T, dir string) { rewrite(t, filepath.Join(dir, names[segment]), change) }
@@ -152,11 +116,11 @@ func TestTampering(t *testing.T) {
 		{"magic", flip(0, 0), names[0], 1},
 		{"version", flip(1, 11), names[1], 4},
 		{"first sequence in a header", flip(1, 19), names[1], 4},
-		{"chain hash in the first header", flip(0, 30), names[0], 1},
-		{"chain hash in a later header", flip(2, 51), names[2], 7},
-		{"length of a frame", flip(1, headerSize+3), names[1], 4},
-		{"checksum of a length", flip(1, headerSize+7), names[1], 4},
-		{"first byte of a record", flip(0, headerSize+8), names[0], 1},
+		{"checksum of the first header", flip(0, 22), names[0], 1},
+		{"tree in a later header", flip(2, 51), names[2], 7},
+		{"length of a frame", flipFrame(1, 3), names[1], 4},
+		{"checksum of a length", flipFrame(1, 7), names[1], 4},
+		{"first byte of a record", flipFrame(0, 8), names[0], 1},
 		{"last byte of a hash, end of a segment", flip(1, -1), names[1], 6},
 		{"sequence of the last record", flip(3, -33), names[3], 10},
 		{"last byte of the log", flip(3, -1), names[3], 10},
@@ -178,14 +142,14 @@ func TestTampering(t *testing.T) {
 			f := frames(b)
 			r := bytes.Replace(recordOf(f[0]), []byte("clinic"), []byte("tavern"), 1)
 			writeFile(t, path, slices.Concat(rehash(b, [][]byte{r}), f[1], f[2]))
-		}, names[1], 5},
+		}, names[1], 4},
 		{"record changed and all hashes of its segment made to fit", func(t *testing.T, dir string) {
 			path := filepath.Join(dir, names[1])
 			b := readFile(t, path)
 			f := frames(b)
 			r := bytes.Replace(recordOf(f[0]), []byte("clinic"), []byte("tavern"), 1)
 			writeFile(t, path, rehash(b, [][]byte{r, recordOf(f[1]), recordOf(f[2])}))
-		}, names[2], 7},
+		}, names[1], 4},
 		{"record dropped at the end's front and hashes made to fit", func(t *testing.T, dir string) {
 			path := filepath.Join(dir, names[2])
 			b := readFile(t, path)
@@ -239,7 +203,7 @@ func TestTampering(t *testing.T) {
 		{"first segment missing", func(t *testing.T, dir string) { remove(t, dir, names[0]) }, names[0], 1},
 		{"segment missing", func(t *testing.T, dir string) { remove(t, dir, names[1]) }, names[0], 4},
 		{"last segment renamed", rename(names[3], "00000000000000000011.log"), names[2], 10},
-		{"first segment renamed", rename(names[0], "00000000000000000002.log"), names[0], 1},
+		{"first segment renamed", rename(names[0], "00000000000000000002.log"), "00000000000000000002.log", 2},
 		{"segment renamed to no sequence", rename(names[1], "four.log"), "four.log", 0},
 		{"segment there twice", copyTo(names[1], "00000000000000000005.log"), "00000000000000000005.log", 5},
 		{"segment there twice under a short name", copyTo(names[1], "4.log"), "4.log", 4},
@@ -269,11 +233,22 @@ func TestTampering(t *testing.T) {
 			}
 		}, names[1], 4},
 	}
+	// Open reads the last segment and the headers of the others; what it does not see
+	// there is still there for Verify to find.
+	beyondOpen := []string{
+		"first byte of a record", "last byte of a hash, end of a segment", "first record dropped", "record dropped",
+		"last record of a segment dropped", "all records of a segment dropped", "record repeated",
+		"record repeated at a segment's end", "records swapped", "record of another log",
+		"record changed and its own hash made to fit", "record changed and all hashes of its segment made to fit",
+		"record dropped at the end's front and hashes made to fit", "byte cut out of a record", "byte put into a record",
+		"earlier segment cut off inside a frame", "earlier segment with zeros behind it", "first segment missing",
+		"length of a frame", "checksum of a length",
+	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			dir := copyDir(t, pristine)
 			tt.tamper(t, dir)
-			_, err := audit.Verify(dir)
+			_, err := audit.Verify(dir, audit.VerifyConfig{})
 			var tampered *audit.TamperError
 			if !errors.As(err, &tampered) {
 				t.Fatalf("Verify: %v, want a TamperError", err)
@@ -281,16 +256,20 @@ func TestTampering(t *testing.T) {
 			if filepath.Base(tampered.File) != tt.file || tampered.Sequence != tt.sequence {
 				t.Errorf("Verify names %v, want record %d in %s", tampered, tt.sequence, tt.file)
 			}
-			if !strings.Contains(tt.name, "decode") { // Open has no use for what a record says
-				l, err := audit.Open(audit.Config{Dir: dir})
-				if err == nil {
-					closed(t, l)
-				}
-				if !errors.As(err, &tampered) {
-					t.Errorf("Open: %v, want a TamperError", err)
+			l, err := audit.Open(audit.Config{Key: key, Dir: dir})
+			if err == nil {
+				closed(t, l)
+				if _, err := audit.Verify(dir, audit.VerifyConfig{}); !errors.As(err, &tampered) || filepath.Base(tampered.File) != tt.file {
+					t.Errorf("Verify after Open: %v", err)
 				}
 			}
-			for _, err := range audit.Records(dir, 0) {
+			if want := !slices.Contains(beyondOpen, tt.name); errors.As(err, &tampered) != want {
+				t.Errorf("Open: %v, want a TamperError: %v", err, want)
+			}
+			if tt.name == "first segment missing" {
+				return // so it is after retention, too
+			}
+			for _, err := range view(dir).Records(t.Context(), 0) {
 				if err == nil {
 					continue
 				}
@@ -321,7 +300,7 @@ func TestEveryByteCounts(t *testing.T) {
 				b[i] ^= mask
 				writeFile(t, path, b)
 				b[i] ^= mask
-				if report, err := audit.Verify(dir); err == nil {
+				if report, err := audit.Verify(dir, audit.VerifyConfig{}); err == nil {
 					t.Fatalf("byte %d of %s changed by %#x: not seen, %+v", i, filepath.Base(path), mask, report)
 				}
 			}

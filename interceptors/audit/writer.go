@@ -7,12 +7,22 @@ import (
 	"path/filepath"
 )
 
-// unfinished ends the name of a segment whose header is not on disk yet.
+// unfinished ends the name of a file that is not whole yet.
 const unfinished = ".tmp"
 
-// writer owns the directory and writes to the last segment. Its size, seq and
-// sum are those of the last commit; what the file holds behind size was never
-// acknowledged. It is used by one goroutine.
+// position is how far the log goes: in bytes of the last segment and in records.
+type position struct {
+	size int64
+	tree tree
+}
+
+func (p *position) set(other *position) {
+	p.size = other.size
+	p.tree.set(&other.tree)
+}
+
+// writer owns the directory and writes to the last segment. It is used by one
+// goroutine.
 type writer struct {
 	dir   string
 	limit int64                // length at which a segment is full
@@ -21,31 +31,40 @@ type writer struct {
 	lock     *os.File // the directory
 	file     *os.File // the last segment
 	first    uint64   // its first sequence
-	size     int64
-	seq      uint64
-	sum      hash
 	segments int
+	index    *indexBuilder // of the last segment, up to written
+
+	// durable is what is on disk, written what is at least with the operating
+	// system. What the file holds behind written was never acknowledged.
+	durable, written position
+
+	signed *checkpoints
+	// sealed says that the last segment does not begin with the key of what comes
+	// next, which therefore belongs into a new one.
+	sealed bool
 }
 
-// commit writes frames and waits until they are on disk. seq and sum are those
-// of the last of them. After an error nothing may be committed before recover.
-func (w *writer) commit(frames []byte, seq uint64, sum hash) error {
+// write writes frames, after which the log ends at end. After an error nothing
+// may be written before recover.
+func (w *writer) write(frames []byte, end *tree) error {
 	if err := w.check(); err != nil {
 		return err
 	}
-	if w.size >= w.limit {
-		if err := w.rotate(); err != nil {
-			return err
-		}
-	}
-	if _, err := w.file.WriteAt(frames, w.size); err != nil {
+	if _, err := w.file.WriteAt(frames, w.written.size); err != nil {
 		return err
 	}
+	w.written.size += int64(len(frames))
+	w.written.tree.set(end)
+	return nil
+}
+
+// flush waits until what was written is on disk. After an error nothing may be
+// written before recover.
+func (w *writer) flush() error {
 	if err := w.sync(w.file); err != nil {
 		return err
 	}
-	w.size += int64(len(frames))
-	w.seq, w.sum = seq, sum
+	w.durable.set(&w.written)
 	return nil
 }
 
@@ -63,14 +82,25 @@ func (w *writer) check() error {
 	if !os.SameFile(named, opened) {
 		return fmt.Errorf("%s was replaced", w.path())
 	}
-	if named.Size() != w.size {
-		return fmt.Errorf("%s is %d bytes long instead of %d: something else wrote to it", w.path(), named.Size(), w.size)
+	if named.Size() != w.written.size {
+		return fmt.Errorf("%s is %d bytes long instead of %d: something else wrote to it", w.path(), named.Size(), w.written.size)
 	}
 	return nil
 }
 
 func (w *writer) path() string { return filepath.Join(w.dir, segmentName(w.first)) }
 
+// full tells whether the next records belong into a new segment.
+func (w *writer) full() bool {
+	return w.written.size >= w.limit || w.written.tree.size+1-w.first >= maxSegmentRecords || w.sealed
+}
+
+// empty tells whether the last segment has no record.
+func (w *writer) empty() bool { return w.durable.tree.size+1 == w.first }
+
+// rotate goes over to the next segment. All that was written is on disk then, and
+// a checkpoint has been made of it, so that a segment that is not the last one
+// always ends with a checkpoint.
 func (w *writer) rotate() error {
 	f, err := w.prepare()
 	if err != nil {
@@ -82,12 +112,12 @@ func (w *writer) rotate() error {
 // prepare creates the next segment, without its name so that a segment with a
 // name always has a whole header.
 func (w *writer) prepare() (*os.File, error) {
-	path := filepath.Join(w.dir, segmentName(w.seq+1)+unfinished)
+	path := filepath.Join(w.dir, segmentName(w.durable.tree.size+1)+unfinished)
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600) //nolint:gosec // in the operator's own directory
 	if err != nil {
 		return nil, err
 	}
-	if _, err = f.Write(appendHeader(nil, w.seq+1, w.sum)); err == nil {
+	if _, err = f.Write(appendHeader(nil, &w.durable.tree)); err == nil {
 		err = w.sync(f)
 	}
 	if err != nil {
@@ -99,10 +129,11 @@ func (w *writer) prepare() (*os.File, error) {
 // publish gives a prepared segment its name and goes over to it. It may take
 // the place of a segment without records, which an error left behind.
 func (w *writer) publish(f *os.File) error {
-	path := filepath.Join(w.dir, segmentName(w.seq+1))
+	first := w.durable.tree.size + 1
+	path := filepath.Join(w.dir, segmentName(first))
 	info, err := os.Lstat(path)
 	switch {
-	case err == nil && info.Size() > int64(headerSize):
+	case err == nil && info.Size() > int64(headerSize(first)):
 		err = fmt.Errorf("%s is there already: something else wrote to the directory", path)
 	case err == nil || errors.Is(err, os.ErrNotExist):
 		if err = os.Rename(path+unfinished, path); err == nil {
@@ -113,19 +144,21 @@ func (w *writer) publish(f *os.File) error {
 		return errors.Join(err, f.Close())
 	}
 	if w.file != nil {
-		_ = w.file.Close() // its commits were synced
+		_ = w.file.Close() // what was acknowledged was synced
 	}
-	if w.file == nil || w.first != w.seq+1 {
+	if w.file == nil || w.first != first {
 		w.segments++
 	}
-	w.file, w.first, w.size = f, w.seq+1, int64(headerSize)
+	w.file, w.first, w.durable.size, w.sealed = f, first, int64(headerSize(first)), false
+	w.written.set(&w.durable)
+	w.index = newIndexBuilder(first)
 	return nil
 }
 
 // recover makes the log fit for commits again after an error. The file that
-// failed is cut back to the last commit, read again, and left for a new
-// segment: after an error of fsync the kernel may have dropped what it held.
-func (w *writer) recover() error {
+// failed is cut back to what is durable, read again, and left for a new segment:
+// after an error of fsync the kernel may have dropped what it held.
+func (w *writer) recover(key *SigningKey) error {
 	if err := w.relock(); err != nil {
 		return err
 	}
@@ -134,7 +167,11 @@ func (w *writer) recover() error {
 	if err != nil {
 		return err
 	}
-	if err := w.reclaim(); err != nil {
+	err = w.reclaim()
+	if err == nil {
+		err = w.checkpoint(key)
+	}
+	if err != nil {
 		return errors.Join(err, next.Close(), os.Remove(next.Name()))
 	}
 	return w.publish(next)
@@ -158,15 +195,15 @@ func (w *writer) relock() error {
 	return nil
 }
 
-// reclaim cuts the last segment back to the last commit and verifies it.
+// reclaim cuts the last segment back to what is durable and verifies it.
 func (w *writer) reclaim() error {
 	f, err := os.OpenFile(w.path(), os.O_RDWR, 0)
 	if err != nil {
 		return err
 	}
 	info, err := f.Stat()
-	if err == nil && info.Size() > w.size {
-		err = f.Truncate(w.size)
+	if err == nil && info.Size() > w.durable.size {
+		err = f.Truncate(w.durable.size)
 	}
 	if err == nil {
 		err = w.sync(f)
@@ -179,15 +216,30 @@ func (w *writer) reclaim() error {
 		return err
 	}
 	defer r.close()
-	for r.seq < w.seq {
+	last := w.durable.tree.size
+	for r.seq < last {
 		if _, err := r.next(); err != nil {
 			return fmt.Errorf("acknowledged record %d: %w", r.seq+1, err)
 		}
 	}
-	if r.first != w.first || r.off != w.size || r.chain.sum != w.sum {
+	if r.first != w.first || r.off != w.durable.size || !r.tree.equal(&w.durable.tree) {
 		return r.tampered("acknowledged records were replaced")
 	}
+	w.written.set(&w.durable)
+	w.index.cut(last + 1 - w.first)
 	return nil
+}
+
+// checkpoint signs what is durable, unless the last checkpoint is of the same.
+func (w *writer) checkpoint(key *SigningKey) error {
+	if w.signed.last.Note != nil && w.signed.last.Size == w.durable.tree.size {
+		return nil
+	}
+	c, err := key.sign(&w.durable.tree)
+	if err != nil {
+		return err
+	}
+	return w.signed.append(w.dir, w.first, c, w.sync)
 }
 
 // close releases the directory. It may be called before there is a segment.

@@ -35,12 +35,10 @@ const (
 	Kind_KIND_HANDSHAKE Kind = 2
 	// Something that happened to the server: start, stop, a reload.
 	Kind_KIND_EVENT Kind = 3
-	// The log's own: a signed checkpoint over all records before this one.
-	Kind_KIND_CHECKPOINT Kind = 4
 	// The log's own: the key that the sealed records behind it are sealed with.
-	Kind_KIND_KEY Kind = 5
+	Kind_KIND_KEY Kind = 4
 	// The log's own: the oldest records are about to be deleted.
-	Kind_KIND_RETENTION Kind = 6
+	Kind_KIND_RETENTION Kind = 5
 )
 
 // Enum value maps for Kind.
@@ -50,18 +48,16 @@ var (
 		1: "KIND_CALL",
 		2: "KIND_HANDSHAKE",
 		3: "KIND_EVENT",
-		4: "KIND_CHECKPOINT",
-		5: "KIND_KEY",
-		6: "KIND_RETENTION",
+		4: "KIND_KEY",
+		5: "KIND_RETENTION",
 	}
 	Kind_value = map[string]int32{
 		"KIND_UNSPECIFIED": 0,
 		"KIND_CALL":        1,
 		"KIND_HANDSHAKE":   2,
 		"KIND_EVENT":       3,
-		"KIND_CHECKPOINT":  4,
-		"KIND_KEY":         5,
-		"KIND_RETENTION":   6,
+		"KIND_KEY":         4,
+		"KIND_RETENTION":   5,
 	}
 )
 
@@ -95,7 +91,7 @@ func (Kind) EnumDescriptor() ([]byte, []int) {
 // Record is one entry of the audit log. It never holds an input or an output.
 //
 // Where records are encrypted at rest, what is stored has sequence, kind, time,
-// call_id and sealed, and all else is in sealed. Records of the log's own are not
+// call_id and sealed, and all else is in sealed alone. Records of the log's own are not
 // encrypted.
 type Record struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -165,16 +161,14 @@ type Record struct {
 	BytesSent uint64 `protobuf:"varint,30,opt,name=bytes_sent,json=bytesSent,proto3" json:"bytes_sent,omitempty"`
 	// How long models ran for the call, all batches together.
 	ModelDuration *durationpb.Duration `protobuf:"bytes,31,opt,name=model_duration,json=modelDuration,proto3" json:"model_duration,omitempty"`
-	// Of KIND_CHECKPOINT: the checkpoint, a signed note (C2SP tlog-checkpoint) over
-	// the tree of all records before this one.
-	Checkpoint string `protobuf:"bytes,32,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`
 	// Of KIND_RETENTION: the last sequence that may be missing from now on.
-	RemovedThrough uint64 `protobuf:"varint,33,opt,name=removed_through,json=removedThrough,proto3" json:"removed_through,omitempty"`
+	RemovedThrough uint64 `protobuf:"varint,32,opt,name=removed_through,json=removedThrough,proto3" json:"removed_through,omitempty"`
 	// Of KIND_KEY: the key of the sealed records behind it, wrapped.
-	WrappedKey *WrappedKey `protobuf:"bytes,34,opt,name=wrapped_key,json=wrappedKey,proto3" json:"wrapped_key,omitempty"`
-	// An encoded Record with the rest of this one's fields, sealed by
-	// XChaCha20-Poly1305: nonce[24] || ciphertext.
-	Sealed        []byte `protobuf:"bytes,35,opt,name=sealed,proto3" json:"sealed,omitempty"`
+	WrappedKey *WrappedKey `protobuf:"bytes,33,opt,name=wrapped_key,json=wrappedKey,proto3" json:"wrapped_key,omitempty"`
+	// The whole record, its sequence excepted, encoded and sealed by
+	// XChaCha20-Poly1305 under a data key: key-id[8] || nonce[24] || ciphertext. It
+	// is bound to the key's id and to kind, time and call_id of this record.
+	Sealed        []byte `protobuf:"bytes,34,opt,name=sealed,proto3" json:"sealed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -424,13 +418,6 @@ func (x *Record) GetModelDuration() *durationpb.Duration {
 		return x.ModelDuration
 	}
 	return nil
-}
-
-func (x *Record) GetCheckpoint() string {
-	if x != nil {
-		return x.Checkpoint
-	}
-	return ""
 }
 
 func (x *Record) GetRemovedThrough() uint64 {
@@ -733,7 +720,7 @@ var File_sallyport_audit_v1_record_proto protoreflect.FileDescriptor
 
 const file_sallyport_audit_v1_record_proto_rawDesc = "" +
 	"\n" +
-	"\x1fsallyport/audit/v1/record.proto\x12\x12sallyport.audit.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xde\n" +
+	"\x1fsallyport/audit/v1/record.proto\x12\x12sallyport.audit.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbe\n" +
 	"\n" +
 	"\x06Record\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12,\n" +
@@ -769,14 +756,11 @@ const file_sallyport_audit_v1_record_proto_rawDesc = "" +
 	"\x0ebytes_received\x18\x1d \x01(\x04R\rbytesReceived\x12\x1d\n" +
 	"\n" +
 	"bytes_sent\x18\x1e \x01(\x04R\tbytesSent\x12@\n" +
-	"\x0emodel_duration\x18\x1f \x01(\v2\x19.google.protobuf.DurationR\rmodelDuration\x12\x1e\n" +
-	"\n" +
-	"checkpoint\x18  \x01(\tR\n" +
-	"checkpoint\x12'\n" +
-	"\x0fremoved_through\x18! \x01(\x04R\x0eremovedThrough\x12?\n" +
-	"\vwrapped_key\x18\" \x01(\v2\x1e.sallyport.audit.v1.WrappedKeyR\n" +
+	"\x0emodel_duration\x18\x1f \x01(\v2\x19.google.protobuf.DurationR\rmodelDuration\x12'\n" +
+	"\x0fremoved_through\x18  \x01(\x04R\x0eremovedThrough\x12?\n" +
+	"\vwrapped_key\x18! \x01(\v2\x1e.sallyport.audit.v1.WrappedKeyR\n" +
 	"wrappedKey\x12\x16\n" +
-	"\x06sealed\x18# \x01(\fR\x06sealed\x1a:\n" +
+	"\x06sealed\x18\" \x01(\fR\x06sealed\x1a:\n" +
 	"\fRefusedEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"T\n" +
@@ -804,16 +788,15 @@ const file_sallyport_audit_v1_record_proto_rawDesc = "" +
 	"\vsvid_serial\x18\x02 \x01(\tR\n" +
 	"svidSerial\x12;\n" +
 	"\vsvid_expiry\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"svidExpiry*\x86\x01\n" +
+	"svidExpiry*q\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\r\n" +
 	"\tKIND_CALL\x10\x01\x12\x12\n" +
 	"\x0eKIND_HANDSHAKE\x10\x02\x12\x0e\n" +
 	"\n" +
-	"KIND_EVENT\x10\x03\x12\x13\n" +
-	"\x0fKIND_CHECKPOINT\x10\x04\x12\f\n" +
-	"\bKIND_KEY\x10\x05\x12\x12\n" +
-	"\x0eKIND_RETENTION\x10\x06B\xd1\x01\n" +
+	"KIND_EVENT\x10\x03\x12\f\n" +
+	"\bKIND_KEY\x10\x04\x12\x12\n" +
+	"\x0eKIND_RETENTION\x10\x05B\xd1\x01\n" +
 	"\x16com.sallyport.audit.v1B\vRecordProtoP\x01Z@github.com/sallyport/sallyport/gen/go/sallyport/audit/v1;auditv1\xa2\x02\x03SAX\xaa\x02\x12Sallyport.Audit.V1\xca\x02\x12Sallyport\\Audit\\V1\xe2\x02\x1eSallyport\\Audit\\V1\\GPBMetadata\xea\x02\x14Sallyport::Audit::V1b\x06proto3"
 
 var (

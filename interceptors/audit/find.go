@@ -1,0 +1,161 @@
+package audit
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"google.golang.org/protobuf/proto"
+
+	auditv1 "github.com/sallyport/sallyport/gen/go/sallyport/audit/v1"
+)
+
+// ErrNoCall says that no record has a call id.
+var ErrNoCall = errors.New("no such call on record")
+
+// Find returns the record of a call, whose id may be in either case; the error
+// wraps ErrNoCall if there is none. It reads the indexes of full segments and all
+// of the last one, not the whole log.
+func (v View) Find(ctx context.Context, callID string) (*auditv1.Record, error) {
+	at, err := find(v.Dir, callID)
+	if err != nil {
+		return nil, fmt.Errorf("look for call %q: %w", callID, err)
+	}
+	if v.Keys != nil {
+		// The key of a sealed record is the first of its segment.
+		key, err := readFrame(v.Dir, at.first, int64(headerSize(at.first)))
+		if err == nil {
+			_, err = v.open(ctx, key.record)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("look for call %q: %w", callID, err)
+		}
+	}
+	record, err := v.open(ctx, at.record)
+	if err != nil {
+		return nil, fmt.Errorf("look for call %q: %w", callID, err)
+	}
+	return record, nil
+}
+
+// found is a record in its segment.
+type found struct {
+	first  uint64
+	raw    []byte // as it is stored
+	record *auditv1.Record
+}
+
+// find finds the record of a call, the newest segment first.
+func find(dir, callID string) (found, error) {
+	firsts, err := segments(dir)
+	if err != nil {
+		return found{}, err
+	}
+	if len(firsts) == 0 {
+		return found{}, fmt.Errorf("no audit log in %s: %w", dir, os.ErrNotExist)
+	}
+	for _, first := range slices.Backward(firsts) {
+		p, err := findIn(dir, first, []byte(callID))
+		if err == nil || !errors.Is(err, ErrNoCall) {
+			return p, err
+		}
+	}
+	return found{}, ErrNoCall
+}
+
+func findIn(dir string, first uint64, id []byte) (found, error) {
+	x, err := openIndex(dir, first)
+	if err != nil {
+		return scan(dir, first, id)
+	}
+	defer x.close()
+	candidates, err := x.find(id)
+	if err != nil {
+		return found{}, err
+	}
+	for _, n := range candidates {
+		off, err := x.offset(n)
+		if err != nil {
+			return found{}, err
+		}
+		p, err := readFrame(dir, first, off)
+		if err != nil {
+			return found{}, err
+		}
+		if bytes.EqualFold([]byte(p.record.GetCallId()), id) {
+			return p, nil
+		}
+	}
+	return found{}, ErrNoCall
+}
+
+// readFrame reads the one frame at an offset, and checks its hash.
+func readFrame(dir string, first uint64, off int64) (found, error) {
+	path := filepath.Join(dir, segmentName(first))
+	f, err := os.Open(path)
+	if err != nil {
+		return found{}, err
+	}
+	defer func() { _ = f.Close() }() // opened for reading only
+	tampered := &TamperError{File: path, Offset: off, Sequence: first, Reason: errHash.Error()}
+	var prefix [prefixSize]byte
+	if _, err := f.ReadAt(prefix[:], off); err != nil {
+		return found{}, tampered
+	}
+	n := frameLength(prefix[:])
+	frame := make([]byte, n+len(hash{}))
+	if _, err := f.ReadAt(frame, off+prefixSize); n == 0 || err != nil {
+		return found{}, tampered
+	}
+	return decodeFrame(first, frame[:n], frame[n:], tampered)
+}
+
+func decodeFrame(first uint64, raw, sum []byte, tampered *TamperError) (found, error) {
+	record := new(auditv1.Record)
+	if newLeafHasher().sum(raw) != hash(sum) || proto.Unmarshal(raw, record) != nil {
+		return found{}, tampered
+	}
+	return found{first: first, raw: raw, record: record}, nil
+}
+
+// scan looks for a call in a segment without an index. It hashes nothing but what
+// it finds.
+func scan(dir string, first uint64, id []byte) (found, error) {
+	path := filepath.Join(dir, segmentName(first))
+	f, err := os.Open(path)
+	if err != nil {
+		return found{}, err
+	}
+	defer func() { _ = f.Close() }() // opened for reading only
+	off := int64(headerSize(first))
+	if _, err := f.Seek(off, io.SeekStart); err != nil {
+		return found{}, err
+	}
+	buf := bufio.NewReaderSize(f, 2*(MaxRecord+frameOverhead))
+	for {
+		// What is torn ends the search, and what is damaged: nothing behind it can be
+		// found.
+		prefix, _ := buf.Peek(prefixSize)
+		n := 0
+		if len(prefix) == prefixSize {
+			n = frameLength(prefix)
+		}
+		size := prefixSize + n + len(hash{})
+		frame, _ := buf.Peek(size)
+		if n == 0 || len(frame) < size {
+			return found{}, ErrNoCall
+		}
+		raw, sum := frame[prefixSize:prefixSize+n], frame[prefixSize+n:]
+		if bytes.EqualFold(readClear(raw).callID, id) {
+			return decodeFrame(first, bytes.Clone(raw), sum, &TamperError{File: path, Offset: off, Sequence: first, Reason: errHash.Error()})
+		}
+		off += int64(size)
+		_, _ = buf.Discard(size) // it was peeked at
+	}
+}
