@@ -145,7 +145,8 @@ func TestHangingStoreHoldsNobodyUp(t *testing.T) {
 func TestCancelledWhileWaiting(t *testing.T) {
 	server := redistest.Start(t)
 	l := limiter(t, quota.Config{
-		Lease: noLease, Timeout: 5 * time.Second, Store: open(t, redisstore.Config{Timeout: 5 * time.Second}, server.Address),
+		MaxCallers: 100, // all under one lock
+		Lease:      noLease, Timeout: 5 * time.Second, Store: open(t, redisstore.Config{Timeout: 5 * time.Second}, server.Address),
 	})
 	acquire(t, l, plenty, quota.Cost{})
 	server.Hang()
