@@ -41,7 +41,7 @@ test-redis: runtime ## run the tests of shared quotas against a real Redis or Va
 		{ echo 'make test-redis: neither redis-server nor valkey-server is in PATH; on Debian: apt-get install redis-server' >&2; exit 1; }
 	go test -race -tags redis -count=1 ./interceptors/quota/...
 	go test -race -tags redis -count=1 -run '^Test(BudgetUsedUp|StoreAway)$$' ./interceptors
-	go test -race -tags redis -count=1 -run '^TestReplicas' ./cmd/sallyport
+	go test -race -tags redis -count=1 -run '^Test(Replicas|RedisOverTLS)' ./cmd/sallyport
 
 SOAK ?= 3m
 

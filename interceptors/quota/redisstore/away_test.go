@@ -106,6 +106,31 @@ func TestCountAloneWhileTheStoreIsAway(t *testing.T) {
 	}
 }
 
+// What was taken of the count of this replica alone goes back there: the store has
+// never given it.
+func TestRefundOfWhatWasTakenAlone(t *testing.T) {
+	server := redistest.Start(t)
+	p := redistest.NewProxy(t, server.Address)
+	w := watch(t, quota.Config{Lease: noLease, Timeout: 200 * time.Millisecond}, p.Address)
+	limits := slow
+	limits.Alone = true
+	acquire(t, w.Limiter, limits, quota.Cost{Rows: 500})
+	p.Cut()
+	var alone quota.Reservation
+	for range 3 {
+		r := acquire(t, w.Limiter, limits, quota.Cost{Rows: 100})
+		alone.Join(&r)
+	}
+	w.change(t, true)
+	alone.Refund(300)
+	p.Mend()
+	w.change(t, false)
+	acquire(t, w.Limiter, limits, quota.Cost{Rows: 1}) // and all that is to go back has gone
+	if e := refused(t, w.Limiter, limits, quota.Cost{Rows: 500}); e.Limit != quota.Rows {
+		t.Errorf("%+v", e)
+	}
+}
+
 // A store that hangs costs its timeout a few times; then calls fail at once,
 // however many there are.
 func TestHangingStoreHoldsNobodyUp(t *testing.T) {
@@ -172,23 +197,26 @@ func TestCancelledWhileWaiting(t *testing.T) {
 }
 
 // What is not known to have been done gives the caller nothing: neither comes a
-// lease back twice, nor is anything taken that was not.
+// lease back twice, nor is used what was taken without an answer.
 func TestLostAnswers(t *testing.T) {
 	server := redistest.Start(t)
-	w := watch(t, quota.Config{Lease: half, Timeout: 100 * time.Millisecond}, server.Address)
+	p := redistest.NewProxy(t, server.Address)
+	w := watch(t, quota.Config{Lease: half, Timeout: time.Second}, p.Address)
 	limits := plenty
 	limits.Day.Rows = 100
-	acquire(t, w.Limiter, limits, quota.Cost{Rows: 1}) // and some are held
-	used := 1
-	server.Hang()
-	for range 3 { // done when it goes on, after nobody waits any more
-		unavailable(t, w.Limiter, limits, quota.Cost{Rows: 80})
+	acquire(t, w.Limiter, limits, quota.Cost{Rows: 1}) // and 49 are held
+	other := limiter(t, quota.Config{Store: open(t, redisstore.Config{}, server.Address), Lease: noLease})
+	acquire(t, other, limits, quota.Cost{Rows: 45})
+	p.LoseNextReply() // to a call that gives the 49 back, and is refused
+	unavailable(t, w.Limiter, limits, quota.Cost{Rows: 80})
+	if n := use(t, w.Limiter, limits); n != 54 {
+		t.Errorf("%d rows after 46 of a budget of 100", n)
 	}
-	w.change(t, true)
-	server.Resume()
-	w.change(t, false)
-	used += use(t, w.Limiter, limits)
-	if used > 100 {
-		t.Errorf("%d rows of a budget of 100", used)
+
+	p.LoseNextReply()
+	limits.Day.Rows = 200 // the lease goes back with the next call, which takes 30
+	unavailable(t, w.Limiter, limits, quota.Cost{Rows: 30})
+	if n := use(t, w.Limiter, limits); n > 70 || n < 30 {
+		t.Errorf("%d rows after 100 of a budget of 200, 30 and half of the rest lost", n)
 	}
 }

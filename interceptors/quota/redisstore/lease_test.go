@@ -127,10 +127,13 @@ func TestPeriodEndsUnderALease(t *testing.T) {
 	limits := plenty
 	limits.Day.Rows = 100
 	old := acquire(t, l, limits, quota.Cost{Rows: 10})
+	older := acquire(t, l, limits, quota.Cost{Rows: 10})
 	c.advance(time.Second)
 	old.Refund(10)
-	if n := use(t, l, limits); n != 100 {
-		t.Errorf("%d rows on a new day of 100", n)
+	acquire(t, l, limits, quota.Cost{Rows: 20})
+	older.Refund(10)
+	if n := use(t, l, limits); n != 80 {
+		t.Errorf("%d rows on a new day of 100 after 20", n)
 	}
 	c.advance(12 * time.Hour)
 	e := refused(t, l, limits, quota.Cost{Rows: 1})

@@ -19,6 +19,7 @@ type Proxy struct {
 
 	mu    sync.Mutex // guards what follows
 	cut   bool
+	lose  bool
 	conns map[net.Conn]struct{}
 }
 
@@ -56,6 +57,36 @@ func (p *Proxy) Mend() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.cut = false
+}
+
+// LoseNextReply ends the connection on which the server answers next, in place of
+// its answer: what was asked is done, and who asked does not know.
+func (p *Proxy) LoseNextReply() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.lose = true
+}
+
+// loses tells whether this answer is the one to lose.
+func (p *Proxy) loses() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	lose := p.lose
+	p.lose = false
+	return lose
+}
+
+// replies is the way back of one connection.
+type replies struct {
+	proxy *Proxy
+	near  net.Conn
+}
+
+func (r replies) Write(b []byte) (int, error) {
+	if r.proxy.loses() {
+		return 0, net.ErrClosed
+	}
+	return r.near.Write(b)
 }
 
 // keep tells whether the connection may be; it is closed if not.
@@ -96,7 +127,7 @@ func (p *Proxy) accept() {
 			back := make(chan struct{})
 			go func() {
 				defer close(back)
-				_, _ = io.Copy(near, far)
+				_, _ = io.Copy(replies{p, near}, far)
 				_ = near.Close()
 			}()
 			_, _ = io.Copy(far, near)
