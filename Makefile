@@ -35,6 +35,14 @@ test: runtime ## run every test under the race detector
 	go test -race ./...
 	go test -tags nokms -run 'WithoutKMS|LocalKey' ./cmd/sallyport
 
+.PHONY: test-redis
+test-redis: runtime ## run the tests of shared quotas against a real Redis or Valkey
+	@command -v redis-server >/dev/null || command -v valkey-server >/dev/null || \
+		{ echo 'make test-redis: neither redis-server nor valkey-server is in PATH; on Debian: apt-get install redis-server' >&2; exit 1; }
+	go test -race -tags redis -count=1 ./interceptors/quota/...
+	go test -race -tags redis -count=1 -run '^Test(BudgetUsedUp|StoreAway)$$' ./interceptors
+	go test -race -tags redis -count=1 -run '^Test(Replicas|RedisOverTLS)' ./cmd/sallyport
+
 SOAK ?= 3m
 
 .PHONY: soak

@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"buf.build/go/protovalidate"
@@ -54,6 +55,8 @@ type Message struct {
 	Err *Refusal
 	// Subject is what the message is about.
 	Subject Subject
+
+	bytes int64 // as it came
 }
 
 // Subject is what the gates decide on, read from a message by its method.
@@ -167,6 +170,7 @@ type Chain struct {
 	validator protovalidate.Validator
 	intake    *intake
 	live      live
+	grants    atomic.Pointer[grants]
 }
 
 // New returns the chain with all its stages. Close it after the server that

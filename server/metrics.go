@@ -8,6 +8,7 @@ import (
 	"google.golang.org/genproto/googleapis/rpc/code"
 
 	"github.com/sallyport/sallyport/interceptors"
+	"github.com/sallyport/sallyport/interceptors/quota"
 )
 
 // Metrics are the server's Prometheus metrics. No label holds a value that a
@@ -37,7 +38,7 @@ type Sources struct {
 	AuditCheckpoint func() uint64
 	// WitnessFailures counts checkpoints that were not sent; 0 without a witness.
 	WitnessFailures  func() uint64
-	QuotaCallers     func() int
+	Quota            func() quota.Stats
 	ModelVersions    func() int
 	ModelFailures    func() int
 	PolicyGeneration func() uint64
@@ -45,6 +46,10 @@ type Sources struct {
 	Connections      func() int
 	RunsWaiting      func() int
 	IssuersUnusable  func() int
+	// QuotaUses are the accounts nearest to a limit, and how many are left out.
+	QuotaUses func(n int) ([]quota.Use, int)
+	// QuotaStoreAway tells whether the store of quotas does not answer.
+	QuotaStoreAway func() bool
 	// ShadowGeneration is 0 if there is no shadow policy.
 	ShadowGeneration func() uint64
 	ShadowStale      func() bool
@@ -107,6 +112,7 @@ func NewMetrics(src Sources) *Metrics {
 		return prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help}, func() float64 { return float64(value()) })
 	}
 	m.registry.MustRegister(
+		newQuotaUse(src.QuotaUses),
 		m.calls, m.rows, m.duration, m.gates, m.model, m.waits, m.handshakes, m.revoked, m.rechecked, m.shadow,
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
@@ -122,7 +128,15 @@ func NewMetrics(src Sources) *Metrics {
 			func() float64 { return float64(src.AuditCheckpoint()) }),
 		counter("sallyport_audit_witness_failures_total", "Checkpoints that could not be sent to the witness since the start.", src.WitnessFailures),
 		gauge("sallyport_quota_callers", "Callers whose use is being remembered.",
-			func() float64 { return float64(src.QuotaCallers()) }),
+			func() float64 { return float64(src.Quota().Callers) }),
+		gauge("sallyport_quota_leases", "Callers of whose shared limits this replica holds something that it has not used.",
+			func() float64 { return float64(src.Quota().Leases) }),
+		counter("sallyport_quota_store_round_trips_total", "Round trips to the store of quotas.",
+			func() uint64 { return src.Quota().RoundTrips }),
+		counter("sallyport_quota_store_failures_total", "Round trips to the store of quotas that failed.",
+			func() uint64 { return src.Quota().StoreFailures }),
+		gauge("sallyport_quota_store_away", "1 while the store of quotas does not answer and each role's on_store_failure holds.",
+			truth(src.QuotaStoreAway)),
 		gauge("sallyport_model_versions", "Versions of models that are loaded.",
 			func() float64 { return float64(src.ModelVersions()) }),
 		gauge("sallyport_model_failures", "Files of models that cannot be used.",

@@ -78,6 +78,12 @@ func TestServeRefusesToStart(t *testing.T) {
 		{"an empty policy", func(t *testing.T, dir string) { write(t, dir+"/policy.yaml", "") }, usage, `DIR/policy.yaml: .*empty`},
 		{"an unknown action", inPolicy("DESCRIBE]", "DESCRIBES]"), usage, `DIR/policy.yaml:5:.*DESCRIBES`},
 		{"a role without limits", inPolicy("limits:", "# limits:"), usage, `DIR/policy.yaml:\d+:.*limits`},
+		{"a budget that nothing keeps", inPolicy("max_streams: 64}", "max_streams: 64, budgets: [{period: DAY, rows: 1}]}"), usage, `DIR/policy.yaml: roles with budgets: everything: .*set quota.redis`},
+		{"a budget of nothing", inPolicy("max_streams: 64}", "max_streams: 64, budgets: [{period: DAY, model_time: 0s}]}"), usage, `DIR/policy.yaml:\d+:.*must bound rows, bytes or model_time`},
+		{"two budgets of a day", inPolicy("max_streams: 64}", "max_streams: 64, budgets: [{period: DAY, rows: 1}, {period: DAY, rows: 2}]}"), usage, `two budgets have the same period`},
+		{"a Redis far away without TLS", in("admin:", "quota: {redis: {addresses: [\"redis.example.org:6379\"]}}\nadmin:"), usage, `sallyport.yaml:\d+:.*tls must be given`},
+		{"a password of Redis that is not there", in("admin:", "quota: {redis: {addresses: [\"127.0.0.1:6379\"], password: {file: nowhere}}}\nadmin:"), usage, `quota.redis.password: .*DIR/nowhere`},
+		{"a CA of Redis that is not there", in("admin:", "quota: {redis: {addresses: [\"127.0.0.1:6379\"], tls: {ca_file: nowhere}}}\nadmin:"), usage, `quota.redis.tls: ca_file: .*DIR/nowhere`},
 		{"an unknown role", inPolicy("role: everything", "role: something"), usage, `DIR/policy.yaml: .*something`},
 		{"a caller that is none", inPolicy("spiffe://sallyport.test/clinic/*", "spiffe://sallyport.test/cli*"), usage, `DIR/policy.yaml: .*spiffe://sallyport.test/cli\*`},
 

@@ -213,6 +213,12 @@ func (p *process) readiness() []server.Check {
 			},
 		},
 		{
+			Name: "quota",
+			// While the store is away each role says what holds; the server goes on.
+			Err:  func() error { return nil },
+			Note: p.quotaNote,
+		},
+		{
 			Name: "users",
 			Err:  func() error { return nil }, // callers without a user are served all the same
 			Note: func() string {
@@ -250,7 +256,7 @@ func (p *process) away() string {
 }
 
 // sources are the values that metrics show.
-func (p *process) sources(limiter *quota.Limiter) server.Sources {
+func (p *process) sources() server.Sources {
 	return server.Sources{
 		SVIDExpiry:      p.source.NotAfter,
 		AuditQueue:      func() int { return p.audit.Stats().Queue },
@@ -264,7 +270,11 @@ func (p *process) sources(limiter *quota.Limiter) server.Sources {
 			}
 			return p.witness.Stats().Failed
 		},
-		QuotaCallers:     func() int { return limiter.Stats().Callers },
+		Quota: p.limiter.Stats,
+		QuotaUses: func(n int) ([]quota.Use, int) {
+			return p.limiter.Uses(n, func(quota.Account) bool { return true })
+		},
+		QuotaStoreAway:   func() bool { since, _ := p.limiter.StoreAway(); return !since.IsZero() },
 		ModelVersions:    p.versions,
 		ModelFailures:    func() int { return len(p.models.Failures()) },
 		PolicyGeneration: func() uint64 { return p.policy.Load().Generation() },

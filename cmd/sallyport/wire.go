@@ -22,6 +22,7 @@ import (
 	"github.com/sallyport/sallyport/interceptors/audit"
 	"github.com/sallyport/sallyport/interceptors/policy"
 	"github.com/sallyport/sallyport/interceptors/quota"
+	"github.com/sallyport/sallyport/interceptors/quota/redisstore"
 	"github.com/sallyport/sallyport/server"
 	"github.com/sallyport/sallyport/server/inference"
 	"github.com/sallyport/sallyport/server/model"
@@ -30,24 +31,27 @@ import (
 
 // process is a server with all it is made of.
 type process struct {
-	log      *slog.Logger
-	source   *identity.Source
-	policy   *policy.Store
-	shadow   *policy.Store       // nil if there is none
-	users    *usertoken.Verifier // nil if no user's token is taken
-	creds    *identity.ServerCredentials
-	audit    *audit.Log
-	witness  *audit.Witness // nil if there is none
-	runtime  *onnx.Runtime
-	models   *model.Repository
-	chain    *interceptors.Chain
-	server   *server.Server
-	metrics  *server.Metrics
-	checks   []server.Check
-	listener net.Listener
-	admin    net.Listener
-	refusals *handshakes
-	domains  []spiffeid.TrustDomain
+	log     *slog.Logger
+	source  *identity.Source
+	policy  *policy.Store
+	shadow  *policy.Store       // nil if there is none
+	users   *usertoken.Verifier // nil if no user's token is taken
+	creds   *identity.ServerCredentials
+	audit   *audit.Log
+	witness *audit.Witness // nil if there is none
+	runtime *onnx.Runtime
+	models  *model.Repository
+	limiter *quota.Limiter
+	// quotaStore is what replicas share their quotas in; nil if this one is alone.
+	quotaStore *redisstore.Store
+	chain      *interceptors.Chain
+	server     *server.Server
+	metrics    *server.Metrics
+	checks     []server.Check
+	listener   net.Listener
+	admin      net.Listener
+	refusals   *handshakes
+	domains    []spiffeid.TrustDomain
 	// issuers vouch for users; tokenDomains are those of JWT-SVIDs among them.
 	issuers      []string
 	tokenDomains []spiffeid.TrustDomain
@@ -75,7 +79,7 @@ func assemble(ctx context.Context, cfg *configv1.Server, log *slog.Logger) (_ *p
 		}
 		p.domains = append(p.domains, td)
 	}
-	if p.policy, err = policy.NewStore(cfg.GetPolicy().GetFile(), log, p.policyReloaded); err != nil {
+	if p.policy, err = policy.NewStore(cfg.GetPolicy().GetFile(), log, p.policyReloaded, budgetsNeedStore(cfg.GetQuota())); err != nil {
 		return nil, usage(err)
 	}
 	if file := cfg.GetPolicy().GetShadowFile(); file != "" {
@@ -163,8 +167,10 @@ func assemble(ctx context.Context, cfg *configv1.Server, log *slog.Logger) (_ *p
 	if err != nil {
 		return nil, err
 	}
-	limiter := quota.New(quota.Config{})
-	p.metrics = server.NewMetrics(p.sources(limiter))
+	if err := p.openQuota(cfg.GetQuota()); err != nil {
+		return nil, err
+	}
+	p.metrics = server.NewMetrics(p.sources())
 	maxMessage := int(bounds.GetMaxMessageBytes())
 	if maxMessage == 0 {
 		maxMessage = 4 << 20
@@ -172,7 +178,7 @@ func assemble(ctx context.Context, cfg *configv1.Server, log *slog.Logger) (_ *p
 	if p.chain, err = interceptors.New(interceptors.Config{
 		Methods:           append(service.Methods(), server.StandardMethods()...),
 		Policy:            p.policy.Load,
-		Quota:             limiter,
+		Quota:             p.limiter,
 		Audit:             p.audit,
 		Digester:          digester,
 		Pseudonymizer:     pseudonymizer,
