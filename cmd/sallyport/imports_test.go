@@ -21,7 +21,7 @@ func TestImportsFlowOneWay(t *testing.T) {
 		"interceptors/quota":  {"google.golang.org/grpc", module + "interceptors/", module + "gen", "github.com/redis"},
 		// The one package that speaks to Redis; it knows the engine and nothing else.
 		"interceptors/quota/redisstore": {"google.golang.org/grpc", module + "interceptors/policy", module + "interceptors/audit", module + "gen", module + "identity"},
-		"interceptors/audit":            {"google.golang.org/grpc", module + "interceptors/"},
+		"interceptors/audit":            {"google.golang.org/grpc", module + "interceptors/policy", module + "interceptors/quota"},
 		"server":                        {module + "cmd"},
 		"server/model":                  {"google.golang.org/grpc", module + "interceptors", module + "identity", module + "gen/go/sallyport/inference", module + "server/inference"},
 		"server/onnx":                   {"google.golang.org/grpc", module + "interceptors", module + "identity", module + "gen", module + "server/inference"},
