@@ -49,6 +49,11 @@ SOAK ?= 3m
 soak: runtime ## rotate identities under load for SOAK (3m)
 	SALLYPORT_SOAK=$(SOAK) go test -count=1 -v -run TestRotationSoak -timeout 30m ./cmd/sallyport
 
+.PHONY: test-audit
+test-audit: runtime ## tamper with a million records, kill a hundred writers and servers, and, as root, break real disks
+	SALLYPORT_AUDIT_RECORDS=1000000 SALLYPORT_AUDIT_KILLS=100 go test -count=1 -v -timeout 60m -run '^(TestTamperSuite|TestKilledWriter)$$' ./interceptors/audit
+	SALLYPORT_AUDIT_DISKS=1 SALLYPORT_AUDIT_KILLS=100 go test -count=1 -v -timeout 60m -run '^(TestAuditDisks|TestAuditFilesGoAway|TestKilledUnderLoad)$$' ./cmd/sallyport
+
 SPIRE := build/spire
 
 .PHONY: test-spire

@@ -22,8 +22,9 @@ import (
 	"github.com/sallyport/sallyport/interceptors"
 )
 
-// healthInterval is how often the checks decide whether the server is SERVING.
-const healthInterval = time.Second
+// healthInterval is how often the checks decide whether the server is SERVING: four
+// times in the second within which a fault has to show.
+const healthInterval = 250 * time.Millisecond
 
 // Bounds limits the transport. The zero value of a field is its default.
 type Bounds struct {

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"io"
 	"math/rand/v2"
+	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -19,10 +21,18 @@ import (
 	"github.com/sallyport/sallyport/interceptors"
 )
 
+// killsEnv is how often the server is killed, for example 100; default 20 times.
+const killsEnv = "SALLYPORT_AUDIT_KILLS"
+
 // TestKilledUnderLoad kills the server in the middle of its work, over and over:
 // what it answered is on record, once, and the records fit together.
 func TestKilledUnderLoad(t *testing.T) {
-	const rounds = 20
+	rounds := 20
+	if env := os.Getenv(killsEnv); env != "" {
+		n, err := strconv.Atoi(env)
+		must(t, err)
+		rounds = n
+	}
 	dir := shortDir(t)
 	write(t, dir+"/policy.yaml", generous)
 	// Small segments, so that some deaths come while one follows another.

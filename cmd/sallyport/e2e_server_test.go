@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -36,8 +37,14 @@ var serving = regexp.MustCompile(`msg=serving address=(\S+) admin=(\S+)`)
 // launch runs sallyport with ONNX Runtime from library, and returns when it
 // serves. The error tells what it wrote if it ended instead.
 func launch(dir, library string, args ...string) (*server, error) {
+	return launchAs(dir, library, nil, args...)
+}
+
+// launchAs is launch with a command before it, which becomes sallyport.
+func launchAs(dir, library string, before []string, args ...string) (*server, error) {
+	line := slices.Concat(before, []string{"sallyport"}, args)
 	s := &server{
-		dir: dir, cmd: exec.Command("sallyport", args...),
+		dir: dir, cmd: exec.Command(line[0], line[1:]...),
 		stdout: newTranscript(), stderr: newTranscript(), ended: make(chan struct{}),
 	}
 	s.cmd.Env = append(os.Environ(), onnx.LibraryEnv+"="+library, "GORACE=atexit_sleep_ms=0")
@@ -70,7 +77,12 @@ func startDev(t testing.TB, dir string) *server {
 
 func start(t testing.TB, dir string, args ...string) *server {
 	t.Helper()
-	s, err := launch(dir, onnxtest.Library(t), args...)
+	return startAs(t, dir, nil, args...)
+}
+
+func startAs(t testing.TB, dir string, before []string, args ...string) *server {
+	t.Helper()
+	s, err := launchAs(dir, onnxtest.Library(t), before, args...)
 	if err != nil {
 		t.Fatal(err)
 	}

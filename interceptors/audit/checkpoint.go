@@ -138,21 +138,33 @@ func ParseCheckpoint(data []byte, verifiers note.Verifiers) (Checkpoint, error) 
 // follows the last whole one.
 func splitNotes(data []byte) (notes [][]byte, rest []byte) {
 	for {
-		text := bytes.Index(data, []byte("\n\n"))
-		if text < 0 {
+		n := noteLength(data, true)
+		if n == 0 {
 			return notes, data
 		}
-		end := text + 2
-		for bytes.HasPrefix(data[end:], []byte("— ")) {
-			line := bytes.IndexByte(data[end:], '\n')
-			if line < 0 {
-				return notes, data
-			}
-			end += line + 1
-		}
-		if end == text+2 {
-			return notes, data // a text without signatures
-		}
-		notes, data = append(notes, data[:end:end]), data[end:]
+		notes, data = append(notes, data[:n:n]), data[n:]
 	}
+}
+
+// noteLength is the length of the signed note that data begins with: its text, an
+// empty line and at least one signature. It is 0 if there is none, or, unless data
+// is all there is, if more of it may follow.
+func noteLength(data []byte, all bool) int {
+	const signature = "— "
+	text := bytes.Index(data, []byte("\n\n"))
+	if text < 0 {
+		return 0
+	}
+	end := text + 2
+	for bytes.HasPrefix(data[end:], []byte(signature)) {
+		line := bytes.IndexByte(data[end:], '\n')
+		if line < 0 {
+			return 0
+		}
+		end += line + 1
+	}
+	if end == text+2 || !all && len(data)-end < len(signature) {
+		return 0 // a text without signatures, or one whose next line is not known yet
+	}
+	return end
 }

@@ -1,13 +1,17 @@
 package audit
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 
 	"golang.org/x/mod/sumdb/note"
 )
@@ -26,7 +30,7 @@ type checkpoints struct {
 // append makes c the last checkpoint, on disk, in the file of the segment that
 // begins with first. What a crash left half written there is overwritten.
 func (s *checkpoints) append(dir string, first uint64, c Checkpoint, sync func(*os.File) error) error {
-	f, err := os.OpenFile(filepath.Join(dir, checkpointsName(first)), os.O_RDWR|os.O_CREATE, 0o600) //nolint:gosec // in the operator's own directory
+	f, err := os.OpenFile(filepath.Join(dir, checkpointsName(first)), os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o600) //nolint:gosec // in the operator's own directory
 	if err != nil {
 		return err
 	}
@@ -72,32 +76,92 @@ func place(old []byte, c Checkpoint) int64 {
 // be none. A torn one at the end is passed over.
 func readCheckpoints(dir string, first uint64, verifiers note.Verifiers) ([]Checkpoint, error) {
 	path := filepath.Join(dir, checkpointsName(first))
-	data, err := os.ReadFile(path)
-	if err != nil {
-		if errors.Is(err, os.ErrNotExist) {
-			err = nil
-		}
+	off := int64(0)
+	tampered := func(reason string) error {
+		return &TamperError{File: path, Offset: off, Sequence: first, Reason: reason}
+	}
+	f, err := openRegular(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return nil, nil
+	case errors.Is(err, errIrregular):
+		return nil, tampered(err.Error())
+	case err != nil:
 		return nil, err
 	}
+	defer func() { _ = f.Close() }() // opened for reading only
 	var all []Checkpoint
-	notes, torn := splitNotes(data)
-	if len(torn) > 0 && !tornNote(torn) {
-		return nil, &TamperError{File: path, Offset: int64(len(data) - len(torn)), Sequence: first, Reason: "not a checkpoint"}
-	}
-	off := 0
-	for _, n := range notes {
+	var torn []byte
+	notes := bufio.NewScanner(f)
+	notes.Buffer(nil, longestNote)
+	notes.Split(func(data []byte, atEOF bool) (int, []byte, error) {
+		n := noteLength(data, atEOF)
+		switch {
+		case n > 0:
+			return n, data[:n:n], nil
+		case atEOF:
+			torn = bytes.Clone(data)
+			return len(data), nil, nil
+		}
+		return 0, nil, nil
+	})
+	for notes.Scan() {
+		n := notes.Bytes()
 		c, err := ParseCheckpoint(n, verifiers)
 		if err != nil {
-			return nil, &TamperError{File: path, Offset: int64(off), Sequence: max(c.Size, first), Reason: err.Error()}
+			return nil, tampered(err.Error())
 		}
 		if len(all) > 0 && c.Size <= all[len(all)-1].Size || c.Size+1 < first {
-			return nil, &TamperError{File: path, Offset: int64(off), Sequence: first,
-				Reason: fmt.Sprintf("checkpoint of %d records is out of order", c.Size)}
+			return nil, tampered(fmt.Sprintf("checkpoint of %d records is out of order", c.Size))
 		}
-		all, off = append(all, c), off+len(n)
+		all, off = append(all, c), off+int64(len(n))
+	}
+	if err := notes.Err(); err != nil && !errors.Is(err, bufio.ErrTooLong) {
+		return nil, err
+	}
+	if notes.Err() != nil || len(torn) > 0 && !tornNote(torn) {
+		return nil, tampered("not a checkpoint")
 	}
 	return all, nil
 }
+
+// orphaned finds checkpoints whose segment is not among those that begin with firsts,
+// and was not deleted by retention, which begins with the oldest. It returns the
+// first sequence of that segment, or 0.
+func orphaned(dir string, firsts []uint64) (uint64, error) {
+	beside, err := listCheckpoints(dir)
+	for _, first := range beside {
+		if !slices.Contains(firsts, first) && (len(firsts) == 0 || first > firsts[0]) {
+			return first, err
+		}
+	}
+	return 0, err
+}
+
+// listCheckpoints lists the first sequences of the segments that have checkpoints.
+func listCheckpoints(dir string) ([]uint64, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	var firsts []uint64
+	for _, e := range entries {
+		first, err := strconv.ParseUint(strings.TrimSuffix(e.Name(), checkpointsSuffix), 10, 64)
+		if err == nil && checkpointsName(first) == e.Name() {
+			firsts = append(firsts, first)
+		}
+	}
+	return firsts, nil
+}
+
+// missing is the error that there are checkpoints of a segment, but not the segment.
+func missing(dir string, first uint64) error {
+	return &TamperError{File: filepath.Join(dir, segmentName(first)), Sequence: first,
+		Reason: "segment is missing, its checkpoints are there"}
+}
+
+// longestNote is more than any checkpoint has, whatever the names of its keys.
+const longestNote = 64 << 10
 
 // tornNote tells whether b can be the beginning of a checkpoint, which a crash cut
 // off: it lacks a line.
@@ -108,7 +172,20 @@ func tornNote(b []byte) bool {
 
 // publicKeys are those that the log's own directory lists.
 func publicKeys(dir string) ([]string, error) {
-	data, err := os.ReadFile(filepath.Join(dir, publicFile))
+	path := filepath.Join(dir, publicFile)
+	f, err := openRegular(path)
+	if err != nil {
+		if errors.Is(err, errIrregular) {
+			err = &TamperError{File: path, Sequence: 1, Reason: err.Error()}
+		}
+		return nil, err
+	}
+	defer func() { _ = f.Close() }() // opened for reading only
+	const most = 1 << 20
+	data, err := io.ReadAll(io.LimitReader(f, most+1))
+	if err == nil && len(data) > most {
+		err = &TamperError{File: path, Sequence: 1, Reason: "too long for a list of keys"}
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -116,7 +193,7 @@ func publicKeys(dir string) ([]string, error) {
 }
 
 // listPublicKey adds a key to those that the directory lists.
-func listPublicKey(dir, public string) error {
+func listPublicKey(dir, public string, sync func(*os.File) error) error {
 	known, err := publicKeys(dir)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
@@ -126,9 +203,5 @@ func listPublicKey(dir, public string) error {
 			return nil
 		}
 	}
-	path := filepath.Join(dir, publicFile)
-	if err := os.WriteFile(path+unfinished, []byte(strings.Join(append(known, public), "\n")+"\n"), 0o600); err != nil {
-		return errors.Join(err, os.Remove(path+unfinished))
-	}
-	return os.Rename(path+unfinished, path)
+	return writeWhole(filepath.Join(dir, publicFile), []byte(strings.Join(append(known, public), "\n")+"\n"), sync)
 }

@@ -27,7 +27,7 @@ func (l *Log) run() {
 	defer probe.Stop()
 	sign := time.NewTicker(l.cfg.CheckpointInterval)
 	defer sign.Stop()
-	retain := time.NewTicker(retainInterval)
+	retain := time.NewTicker(l.cfg.retain)
 	defer retain.Stop()
 	for {
 		select {
@@ -170,7 +170,7 @@ func (l *Log) encodeFrames(batch []*entry) (n int) {
 func (l *Log) indexFrames(batch []*entry) {
 	start := l.w.written.size - int64(len(l.frames))
 	for i, e := range batch {
-		l.w.index.add(e.record, start+int64(e.off), l.leaves[i])
+		l.w.index.add(readClear(e.record), start+int64(e.off), l.leaves[i])
 	}
 }
 
@@ -289,7 +289,7 @@ func (l *Log) left(s segment) {
 		return // it had no record and was replaced
 	}
 	l.indexing.Go(func() {
-		if err := s.index.write(l.cfg.Dir, s.size); err != nil {
+		if err := s.index.write(l.cfg.Dir, s.size, l.cfg.sync); err != nil {
 			l.cfg.Logger.Warn("audit log: index not written; call ids of the segment are looked for by reading it",
 				slog.String("segment", segmentName(s.first)), slog.String("error", err.Error()))
 		}

@@ -66,6 +66,44 @@ func removeUnfinished(dir string) error {
 	return nil
 }
 
+// errIrregular says that something else is in a file's place.
+var errIrregular = errors.New("not a regular file")
+
+// openRegular opens a file of a log for reading. It does not wait for a pipe, nor
+// follow a link: whoever may write to the directory can put one there.
+func openRegular(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOFOLLOW, 0) //nolint:gosec // in the operator's own directory
+	if errors.Is(err, syscall.ELOOP) {
+		err = errIrregular
+	}
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = errIrregular
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// writeWhole writes a file that is there whole, whatever crashes, or not at all.
+func writeWhole(path string, content []byte, sync func(*os.File) error) error {
+	f, err := os.OpenFile(path+unfinished, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600) //nolint:gosec // in the operator's own directory
+	if err != nil {
+		return err
+	}
+	if _, err = f.Write(content); err == nil {
+		err = sync(f)
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	return os.Rename(f.Name(), path)
+}
+
 // syncDirectory waits until the names in dir are on disk.
 func syncDirectory(dir string, sync func(*os.File) error) error {
 	d, err := os.Open(dir) //nolint:gosec // the operator's own directory

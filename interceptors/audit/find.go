@@ -98,7 +98,7 @@ func findIn(dir string, first uint64, id []byte) (found, error) {
 // readFrame reads the one frame at an offset, and checks its hash.
 func readFrame(dir string, first uint64, off int64) (found, error) {
 	path := filepath.Join(dir, segmentName(first))
-	f, err := os.Open(path)
+	f, err := openRegular(path)
 	if err != nil {
 		return found{}, err
 	}
@@ -128,7 +128,7 @@ func decodeFrame(first uint64, raw, sum []byte, tampered *TamperError) (found, e
 // it finds.
 func scan(dir string, first uint64, id []byte) (found, error) {
 	path := filepath.Join(dir, segmentName(first))
-	f, err := os.Open(path)
+	f, err := openRegular(path)
 	if err != nil {
 		return found{}, err
 	}
@@ -139,8 +139,6 @@ func scan(dir string, first uint64, id []byte) (found, error) {
 	}
 	buf := bufio.NewReaderSize(f, 2*(MaxRecord+frameOverhead))
 	for {
-		// What is torn ends the search, and what is damaged: nothing behind it can be
-		// found.
 		prefix, _ := buf.Peek(prefixSize)
 		n := 0
 		if len(prefix) == prefixSize {
@@ -149,7 +147,7 @@ func scan(dir string, first uint64, id []byte) (found, error) {
 		size := prefixSize + n + len(hash{})
 		frame, _ := buf.Peek(size)
 		if n == 0 || len(frame) < size {
-			return found{}, ErrNoCall
+			return found{}, scanned(f, path, first, off)
 		}
 		raw, sum := frame[prefixSize:prefixSize+n], frame[prefixSize+n:]
 		if bytes.EqualFold(readClear(raw).callID, id) {
@@ -158,4 +156,19 @@ func scan(dir string, first uint64, id []byte) (found, error) {
 		off += int64(size)
 		_, _ = buf.Discard(size) // it was peeked at
 	}
+}
+
+// scanned is the error of a scan that has come to an end at off: that the call is
+// not there, or, if this is not an end, that what is behind it cannot be read.
+func scanned(f *os.File, path string, first uint64, off int64) error {
+	tail, err := io.ReadAll(io.NewSectionReader(f, off, maxCommit+1))
+	if err != nil {
+		return err
+	}
+	// A record may have come meanwhile, which was not there to be found.
+	whole := len(tail) >= prefixSize && frameLength(tail) > 0
+	if len(tail) > 0 && !whole && !torn(tail, off) {
+		return &TamperError{File: path, Offset: off, Sequence: first, Reason: "what follows cannot be read, and the call may be there"}
+	}
+	return ErrNoCall
 }

@@ -15,6 +15,8 @@ import (
 	"sort"
 
 	"google.golang.org/protobuf/encoding/protowire"
+
+	auditv1 "github.com/sallyport/sallyport/gen/go/sallyport/audit/v1"
 )
 
 // The index of a full segment makes one record findable by its call id, and the
@@ -56,8 +58,7 @@ func newIndexBuilder(first uint64) *indexBuilder {
 }
 
 // add adds the next record, which stands at off in the segment.
-func (b *indexBuilder) add(record []byte, off int64, leaf hash) {
-	clear := readClear(record)
+func (b *indexBuilder) add(clear clearPart, off int64, leaf hash) {
 	if len(clear.callID) > 0 {
 		b.calls = append(b.calls, indexedCall{callKey(clear.callID), uint32(len(b.offsets))}) //nolint:gosec // a segment with 2^32 records is refused by finish
 	}
@@ -65,14 +66,6 @@ func (b *indexBuilder) add(record []byte, off int64, leaf hash) {
 		b.from, b.to = min(b.from, clear.at), max(b.to, clear.at)
 	}
 	b.offsets, b.leaves = append(b.offsets, off), append(b.leaves, leaf)
-}
-
-// cut drops all but the first n records.
-func (b *indexBuilder) cut(n uint64) {
-	b.offsets, b.leaves = b.offsets[:n], b.leaves[:n]
-	for len(b.calls) > 0 && uint64(b.calls[len(b.calls)-1].n) >= n {
-		b.calls = b.calls[:len(b.calls)-1]
-	}
 }
 
 // bytes is the index of a segment that is size bytes long.
@@ -99,14 +92,10 @@ func (b *indexBuilder) bytes(size int64) []byte {
 	return binary.BigEndian.AppendUint32(out, crc32.Checksum(out, castagnoli))
 }
 
-// write writes the index beside its segment. It is not synced: one that a crash
-// leaves damaged is made anew.
-func (b *indexBuilder) write(dir string, size int64) error {
-	path := filepath.Join(dir, indexName(b.first))
-	if err := os.WriteFile(path+unfinished, b.bytes(size), 0o600); err != nil {
-		return errors.Join(err, os.Remove(path+unfinished))
-	}
-	return os.Rename(path+unfinished, path)
+// write writes the index beside its segment. One that has its name is whole; one
+// that a crash leaves without it is made anew.
+func (b *indexBuilder) write(dir string, size int64, sync func(*os.File) error) error {
+	return writeWhole(filepath.Join(dir, indexName(b.first)), b.bytes(size), sync)
 }
 
 // index is an index that is open for reading.
@@ -122,7 +111,7 @@ type index struct {
 // openIndex opens the index of a segment; the error is errIndex if it is not a
 // whole one of a segment of that length.
 func openIndex(dir string, first uint64) (*index, error) {
-	f, err := os.Open(filepath.Join(dir, indexName(first)))
+	f, err := openRegular(filepath.Join(dir, indexName(first)))
 	if err != nil {
 		return nil, err
 	}
@@ -227,39 +216,59 @@ func callKey(id []byte) uint64 {
 
 // clearPart is what every stored record has in clear.
 type clearPart struct {
-	callID []byte
-	at     int64 // nanoseconds; 0 if it has no time
+	callID   []byte
+	at       int64 // nanoseconds; 0 if it has no time
+	sequence uint64
+	// removedThrough is up to where retention has deleted records; 0 if the record is
+	// about something else.
+	removedThrough uint64
 }
 
 // readClear reads it from an encoded record. What is malformed is passed over:
 // whoever decodes the record finds it.
 func readClear(record []byte) (c clearPart) {
+	var kind, removed uint64
 	for len(record) > 0 {
 		num, typ, n := protowire.ConsumeTag(record)
 		if n < 0 {
-			return c
+			break
 		}
 		record = record[n:]
 		n = protowire.ConsumeFieldValue(num, typ, record)
 		if n < 0 {
-			return c
+			break
 		}
-		if typ == protowire.BytesType {
+		switch typ {
+		case protowire.BytesType:
 			switch value, _ := protowire.ConsumeBytes(record); num {
 			case timeField:
 				c.at = readTime(value)
 			case callIDField:
 				c.callID = value
 			}
+		case protowire.VarintType:
+			switch value, _ := protowire.ConsumeVarint(record); num {
+			case sequenceField:
+				c.sequence = value
+			case kindField:
+				kind = value
+			case removedField:
+				removed = value
+			}
 		}
 		record = record[n:]
+	}
+	if kind == uint64(auditv1.Kind_KIND_RETENTION) {
+		c.removedThrough = removed
 	}
 	return c
 }
 
 const (
-	timeField   = protowire.Number(3)
-	callIDField = protowire.Number(5)
+	kindField    = protowire.Number(2)
+	timeField    = protowire.Number(3)
+	callIDField  = protowire.Number(5)
+	removedField = protowire.Number(32)
 )
 
 // readTime reads an encoded google.protobuf.Timestamp.

@@ -69,8 +69,9 @@ type Config struct {
 	// Logger hears of repairs, failures and recoveries; default: nobody.
 	Logger *slog.Logger
 
-	sync func(*os.File) error
-	now  func() time.Time
+	sync   func(*os.File) error
+	now    func() time.Time
+	retain time.Duration // how often old segments are looked for
 }
 
 // Stats is what a log did and how it is. Records and Segments count the whole
@@ -170,6 +171,9 @@ func Open(cfg Config) (*Log, error) {
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.retain == 0 {
+		cfg.retain = retainInterval
 	}
 	if cfg.sync == nil {
 		cfg.sync = (*os.File).Sync

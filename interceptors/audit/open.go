@@ -54,7 +54,7 @@ func openWriter(cfg Config) (_ *writer, _ *Repair, err error) {
 		err = w.checkpoint(cfg.Key)
 	}
 	if err == nil {
-		err = listPublicKey(cfg.Dir, cfg.Key.Public())
+		err = listPublicKey(cfg.Dir, cfg.Key.Public(), cfg.sync)
 	}
 	if err != nil {
 		return nil, nil, err
@@ -64,9 +64,9 @@ func openWriter(cfg Config) (_ *writer, _ *Repair, err error) {
 
 // begin begins a log. Checkpoints without a segment are of one that was deleted.
 func (w *writer) begin() error {
-	left, err := filepath.Glob(filepath.Join(w.dir, "*"+checkpointsSuffix))
-	if err == nil && len(left) > 0 {
-		err = untouched(&TamperError{File: left[0], Sequence: 1, Reason: "there are checkpoints of a log, but no segment"})
+	orphan, err := orphaned(w.dir, nil)
+	if err == nil && orphan != 0 {
+		err = untouched(missing(w.dir, orphan))
 	}
 	if err != nil {
 		return err
@@ -89,6 +89,7 @@ func (w *writer) resume(firsts []uint64) (*Repair, error) {
 	defer r.close()
 	w.index = newIndexBuilder(r.first)
 	last := &w.signed.last
+	claimed := false // whether retention has deleted records, without a signature
 	for err == nil {
 		if last.Note != nil && r.seq == last.Size && r.tree.root() != last.Root {
 			err = r.hashedAnew(r.first, last)
@@ -100,7 +101,8 @@ func (w *writer) resume(firsts []uint64) (*Repair, error) {
 			if r.first != first {
 				w.index, off = newIndexBuilder(r.first), int64(headerSize(r.first))
 			}
-			w.index.add(record, off, r.leaf)
+			w.index.add(readClear(record), off, r.leaf)
+			claimed = claimed || r.seq > last.Size && readClear(record).removedThrough > 0
 		} else if errors.Is(err, io.EOF) && r.first != first {
 			w.index = newIndexBuilder(r.first)
 		}
@@ -110,6 +112,11 @@ func (w *writer) resume(firsts []uint64) (*Repair, error) {
 	}
 	if !errors.Is(err, io.EOF) {
 		return nil, untouched(err)
+	}
+	if claimed {
+		if err := w.checkRemoved(firsts[0] - 1); err != nil {
+			return nil, untouched(err)
+		}
 	}
 	w.first, w.segments = r.first, len(firsts)
 	w.durable = position{r.off, r.tree}
@@ -131,6 +138,13 @@ func (w *writer) resume(firsts []uint64) (*Repair, error) {
 // findCheckpoint finds the last checkpoint and returns the segment to read from.
 // Every segment but the last must end with a checkpoint.
 func (w *writer) findCheckpoint(firsts []uint64) (from uint64, err error) {
+	orphan, err := orphaned(w.dir, firsts)
+	if err == nil && orphan != 0 {
+		err = missing(w.dir, orphan)
+	}
+	if err != nil {
+		return 0, err
+	}
 	from = firsts[0]
 	for i, first := range firsts {
 		if err := w.checkHeader(first); err != nil {
@@ -172,6 +186,31 @@ func (w *writer) checkHeader(first uint64) error {
 		return nil
 	}
 	return &TamperError{File: filepath.Join(w.dir, segmentName(first)), Sequence: first, Reason: reason}
+}
+
+// checkRemoved checks that a checkpoint covers the record of the retention that has
+// deleted the first records, as it did before they were: else whoever deleted them
+// has put one at the end, for Open to sign.
+func (w *writer) checkRemoved(through uint64) error {
+	if through == 0 {
+		return nil
+	}
+	r, err := openReader(w.dir, 1)
+	if err != nil {
+		return err
+	}
+	defer r.close()
+	for r.seq < w.signed.last.Size {
+		record, err := r.next()
+		if err != nil {
+			return err
+		}
+		if readClear(record).removedThrough >= through {
+			return nil
+		}
+	}
+	return &TamperError{File: filepath.Join(w.dir, segmentName(1)), Sequence: 1, Through: through,
+		Reason: "segment is missing, and the only record that retention has deleted it is not signed"}
 }
 
 // untouched adds to an error that a log does not fit together what to do.

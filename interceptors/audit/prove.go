@@ -19,10 +19,14 @@ import (
 // of at most 64 KiB.
 const maxProvable = 48 << 10
 
+// ErrNotCovered says that a checkpoint is from before a record.
+var ErrNotCovered = errors.New("not covered yet")
+
 // Prove makes the proof that the record of a call is in the log that a checkpoint
 // is of: in the form of C2SP tlog-proof, with the record as it is stored as the
 // extra data. Without a checkpoint it is the last one of the log. The error wraps
-// ErrNoCall if there is no such record; a log that does not lead to the checkpoint
+// ErrNoCall if there is no such record, ErrNotCovered if it is younger than the
+// checkpoint; a log that does not lead to the checkpoint
 // is a *TamperError.
 //
 // It reads one hash for each record that the checkpoint covers.
@@ -57,7 +61,7 @@ func prove(dir, callID string, given []byte) ([]byte, error) {
 	}
 	seq := at.record.GetSequence()
 	if seq > c.Size {
-		return nil, fmt.Errorf("the checkpoint covers %d records, and that of the call is record %d: wait for the next one, which the server makes within seconds", c.Size, seq)
+		return nil, fmt.Errorf("%w: the checkpoint covers %d records, and that of the call is record %d: wait for the next one, which the server makes within seconds", ErrNotCovered, c.Size, seq)
 	}
 	hashes, err := newProver(dir, firsts, c.Size)
 	if err != nil {
@@ -159,7 +163,7 @@ func newProver(dir string, firsts []uint64, size uint64) (*prover, error) {
 	if size < before.size {
 		return nil, fmt.Errorf("the checkpoint covers %d records, all of which retention has deleted", size)
 	}
-	p := &prover{before: before, leaves: make([]hash, 0, size-before.size)}
+	p := &prover{before: before}
 	for i, first := range firsts {
 		if first > size {
 			break
@@ -183,7 +187,7 @@ func segmentLeaves(dir string, first, count uint64) ([]hash, error) {
 	if x, err := openIndex(dir, first); err == nil {
 		defer x.close()
 		if uint64(x.count) >= count { //nolint:gosec // not negative
-			return x.leaves(0, int64(count)) //nolint:gosec // bounded by x.count
+			return x.leaves(0, int64(count)) //nolint:gosec // bounded by x.count, and that by the file
 		}
 	}
 	r, err := openReader(dir, first)
@@ -191,11 +195,11 @@ func segmentLeaves(dir string, first, count uint64) ([]hash, error) {
 		return nil, err
 	}
 	defer r.close()
-	leaves := make([]hash, 0, count)
+	var leaves []hash
 	for uint64(len(leaves)) < count {
 		_, err := r.next()
 		if errors.Is(err, io.EOF) {
-			return nil, r.tampered(fmt.Sprintf("the log ends with record %d, before the end of its checkpoint: it was cut off", r.seq))
+			return nil, r.tampered(fmt.Sprintf("the log ends with record %d, before the end of the checkpoint: it was cut off, or the checkpoint is of another log", r.seq))
 		}
 		if err != nil {
 			return nil, err

@@ -40,6 +40,9 @@ func openReader(dir string, from uint64) (*reader, error) {
 		return nil, err
 	}
 	if len(firsts) == 0 {
+		if orphan, err := orphaned(dir, nil); err == nil && orphan != 0 {
+			return nil, missing(dir, orphan)
+		}
 		return nil, fmt.Errorf("no audit log in %s: %w", dir, os.ErrNotExist)
 	}
 	from = max(from, 1)
@@ -79,7 +82,7 @@ func (r *reader) open(first uint64) error {
 		if errors.Is(err, os.ErrNotExist) {
 			return r.tampered("segment is missing")
 		}
-		return err
+		return r.replaced(err)
 	}
 	before, err := readHeader(r.buf)
 	switch {
@@ -99,10 +102,18 @@ func (r *reader) open(first uint64) error {
 	return nil
 }
 
+// replaced is the error that something else is in a segment's place.
+func (r *reader) replaced(err error) error {
+	if errors.Is(err, errIrregular) {
+		return r.tampered(err.Error())
+	}
+	return err
+}
+
 // reopen opens the segment's file again at the next frame. Its name counts,
 // not the open file: the writer may have replaced a segment without records.
 func (r *reader) reopen() error {
-	f, err := os.Open(r.path)
+	f, err := openRegular(r.path)
 	if err != nil {
 		return err
 	}
@@ -119,6 +130,17 @@ func (r *reader) reopen() error {
 	return nil
 }
 
+// again goes back to the next frame. A segment that others follow may be gone by
+// now, because retention has deleted it: the open file still has it.
+func (r *reader) again(following uint64) error {
+	err := r.reopen()
+	if following != 0 && errors.Is(err, os.ErrNotExist) {
+		r.buf.Reset(r.file)
+		_, err = r.file.Seek(r.off, io.SeekStart)
+	}
+	return r.replaced(err)
+}
+
 // next returns the next record, encoded and valid until the next call; io.EOF
 // at the end of the log, be it clean or torn (a later call goes on if the log
 // has grown); a *TamperError if something does not fit.
@@ -129,11 +151,11 @@ func (r *reader) next() ([]byte, error) {
 		}
 		// The end, or damage. First whether a later segment exists: if so, this
 		// one is complete, and what is read after that is final.
-		following, err := r.following()
+		following, oldest, err := r.following()
 		if err != nil {
 			return nil, err
 		}
-		if err := r.reopen(); err != nil {
+		if err := r.again(following); err != nil {
 			return nil, err
 		}
 		tail, err := io.ReadAll(io.LimitReader(r.file, maxCommit+1))
@@ -143,7 +165,7 @@ func (r *reader) next() ([]byte, error) {
 		record, err := r.read(bytes.NewReader(tail))
 		switch {
 		case err == nil:
-			return record, r.reopen()
+			return record, r.again(following)
 		case following == 0 && err == io.EOF: //nolint:errorlint // io.ReadFull returns it bare
 			r.torn = 0
 			return nil, io.EOF
@@ -152,6 +174,8 @@ func (r *reader) next() ([]byte, error) {
 			return nil, io.EOF
 		case err != io.EOF: //nolint:errorlint // as above
 			return nil, r.tampered(reason(err))
+		case following > r.seq+1 && following == oldest:
+			return nil, fmt.Errorf("records %d to %d were deleted while they were to be read", r.seq+1, following-1)
 		case following > r.seq+1:
 			return nil, r.tampered(fmt.Sprintf("record is missing, the next segment begins at record %d", following))
 		case following < r.seq+1:
@@ -164,20 +188,21 @@ func (r *reader) next() ([]byte, error) {
 	}
 }
 
-// following is the first sequence of the segment after this one, or 0.
-func (r *reader) following() (uint64, error) {
+// following is the first sequence of the segment after this one, or 0, and oldest
+// that of the first segment there is.
+func (r *reader) following() (first, oldest uint64, err error) {
 	firsts, err := segments(r.dir)
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	i, found := slices.BinarySearch(firsts, r.first)
 	if found {
 		i++
 	}
 	if i == len(firsts) {
-		return 0, nil
+		return 0, 0, nil
 	}
-	return firsts[i], nil
+	return firsts[i], firsts[0], nil
 }
 
 // structural tells an error of the format from one of the file system.

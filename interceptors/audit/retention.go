@@ -33,7 +33,12 @@ func (l *Log) retain() {
 	if l.failed() || l.cfg.Retention == (Retention{}) {
 		return
 	}
-	firsts, n, err := l.expired()
+	var firsts []uint64
+	var n int
+	err := l.atHousekeeping(func() (err error) {
+		firsts, n, err = l.expired()
+		return err
+	})
 	if err != nil {
 		l.cfg.Logger.Warn("audit log: retention", slog.String("error", err.Error()))
 		return
@@ -57,7 +62,7 @@ func (l *Log) retain() {
 	if !l.flush() || !l.checkpoint() {
 		return
 	}
-	if err := removeSegments(l.cfg.Dir, firsts[:n]); err != nil {
+	if err := l.atHousekeeping(func() error { return removeSegments(l.cfg.Dir, firsts[:n], l.cfg.sync) }); err != nil {
 		l.cfg.Logger.Warn("audit log: retention", slog.String("error", err.Error()))
 		return
 	}
@@ -66,6 +71,14 @@ func (l *Log) retain() {
 	l.stats.Segments = l.w.segments
 	l.mu.Unlock()
 	l.cfg.Logger.Info("audit log: old segments deleted", slog.Int("segments", n), slog.Uint64("through_record", through))
+}
+
+// atHousekeeping does something that touches the disk and that the log can do
+// without: only a disk that hangs in it is the log's failure.
+func (l *Log) atHousekeeping(do func() error) error {
+	l.setBusy(time.Now())
+	defer l.setBusy(time.Time{})
+	return do()
 }
 
 // expired lists the segments and tells how many of the first of them are to go. A
@@ -106,7 +119,7 @@ func (l *Log) expired() (firsts []uint64, n int, err error) {
 
 // removeSegments deletes segments, the oldest first, and what stands beside them or
 // beside such as were deleted before.
-func removeSegments(dir string, firsts []uint64) error {
+func removeSegments(dir string, firsts []uint64, sync func(*os.File) error) error {
 	for _, first := range firsts {
 		if err := os.Remove(filepath.Join(dir, segmentName(first))); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
@@ -126,7 +139,7 @@ func removeSegments(dir string, firsts []uint64) error {
 			return err
 		}
 	}
-	return syncDirectory(dir, (*os.File).Sync)
+	return syncDirectory(dir, sync)
 }
 
 // completeIndexes makes the indexes that a crash left missing or damaged. It ends
@@ -147,7 +160,7 @@ func (l *Log) completeIndexes() {
 			x.close()
 			continue
 		}
-		if err := buildIndex(l.cfg.Dir, firsts[i], firsts[i+1]); err != nil {
+		if err := buildIndex(l.cfg.Dir, firsts[i], firsts[i+1], l.cfg.sync); err != nil {
 			l.cfg.Logger.Warn("audit log: index not made anew", slog.String("segment", segmentName(firsts[i])), slog.String("error", err.Error()))
 		}
 	}
@@ -155,7 +168,7 @@ func (l *Log) completeIndexes() {
 
 // buildIndex makes the index of the segment that begins with first and is followed
 // by the one that begins with next.
-func buildIndex(dir string, first, next uint64) error {
+func buildIndex(dir string, first, next uint64, sync func(*os.File) error) error {
 	r, err := openReader(dir, first)
 	if err != nil {
 		return err
@@ -168,7 +181,7 @@ func buildIndex(dir string, first, next uint64) error {
 		if err != nil {
 			return err
 		}
-		b.add(record, off, r.leaf)
+		b.add(readClear(record), off, r.leaf)
 	}
-	return b.write(dir, r.off)
+	return b.write(dir, r.off, sync)
 }

@@ -115,8 +115,12 @@ func (v View) open(ctx context.Context, record *auditv1.Record) (*auditv1.Record
 func (r *reader) decode(raw []byte) (*auditv1.Record, error) {
 	record := new(auditv1.Record)
 	if err := proto.Unmarshal(raw, record); err != nil || record.GetSequence() != r.seq {
-		size := int64(prefixSize + len(r.frame))
-		return nil, &TamperError{File: r.path, Offset: r.off - size, Sequence: r.seq, Reason: "record does not decode to one with this sequence"}
+		return nil, r.undecodable()
 	}
 	return record, nil
+}
+
+func (r *reader) undecodable() error {
+	size := int64(prefixSize + len(r.frame))
+	return &TamperError{File: r.path, Offset: r.off - size, Sequence: r.seq, Reason: "record does not decode to one with this sequence"}
 }

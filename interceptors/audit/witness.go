@@ -106,12 +106,19 @@ func (w *Witness) Stats() WitnessStats {
 }
 
 // Close sends the last checkpoint, whatever the interval says, and ends the
-// witness. The error is that it could not be sent. Call it once, after the log was
-// closed.
+// witness. The error is that it could not be sent. A directory that hangs is not
+// waited for any longer than two runs of the command. Call it once, after the log
+// was closed.
 func (w *Witness) Close() error {
 	close(w.quit)
-	<-w.done
-	return w.Stats().Err
+	timer := time.NewTimer(2 * (w.cfg.Timeout + waitDelay))
+	defer timer.Stop()
+	select {
+	case <-w.done:
+		return w.Stats().Err
+	case <-timer.C:
+		return errors.New("witness: sending the last checkpoint has not ended")
+	}
 }
 
 func (w *Witness) run() {
@@ -198,22 +205,35 @@ func keep(path string, content []byte) error {
 	return errors.Join(err, os.Remove(f.Name()))
 }
 
+// waitDelay is for what a program leaves behind that ends or is ended.
+const waitDelay = time.Second
+
 // execute runs the command. What it writes is part of the error if it fails.
 func (w *Witness) execute(note []byte) error {
 	ctx, cancel := context.WithTimeout(context.Background(), w.cfg.Timeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, w.cfg.Command[0], w.cfg.Command[1:]...) //nolint:gosec // the operator's own words
 	cmd.Stdin = bytes.NewReader(note)
-	cmd.WaitDelay = time.Second // for what the program leaves behind
-	out, err := cmd.CombinedOutput()
+	cmd.WaitDelay = waitDelay
+	var said beginning
+	cmd.Stdout, cmd.Stderr = &said, &said
+	err := cmd.Run()
 	if ctx.Err() != nil {
 		err = fmt.Errorf("no end within %v", w.cfg.Timeout)
 	}
 	if err != nil {
-		const most = 512
-		return fmt.Errorf("command %s: %w: %s", w.cfg.Command[0], err, strings.TrimSpace(string(out[:min(len(out), most)])))
+		return fmt.Errorf("command %s: %w: %s", w.cfg.Command[0], err, strings.TrimSpace(string(said)))
 	}
 	return nil
+}
+
+// beginning keeps the beginning of what is written to it.
+type beginning []byte
+
+func (b *beginning) Write(p []byte) (int, error) {
+	const most = 512
+	*b = append(*b, p[:min(len(p), most-len(*b))]...)
+	return len(p), nil
 }
 
 // Witnessed reads the checkpoints that a witness's directory has, or the one in a

@@ -62,6 +62,10 @@ func (w *writer) write(frames []byte, end *tree) error {
 // written before recover.
 func (w *writer) flush() error {
 	if err := w.sync(w.file); err != nil {
+		// The file was opened before it had its name.
+		if failed := (*os.PathError)(nil); errors.As(err, &failed) {
+			failed.Path = w.path()
+		}
 		return err
 	}
 	w.durable.set(&w.written)
@@ -217,16 +221,20 @@ func (w *writer) reclaim() error {
 	}
 	defer r.close()
 	last := w.durable.tree.size
+	index := newIndexBuilder(w.first)
 	for r.seq < last {
-		if _, err := r.next(); err != nil {
+		off := r.off
+		record, err := r.next()
+		if err != nil {
 			return fmt.Errorf("acknowledged record %d: %w", r.seq+1, err)
 		}
+		index.add(readClear(record), off, r.leaf)
 	}
 	if r.first != w.first || r.off != w.durable.size || !r.tree.equal(&w.durable.tree) {
 		return r.tampered("acknowledged records were replaced")
 	}
 	w.written.set(&w.durable)
-	w.index.cut(last + 1 - w.first)
+	*w.index = *index
 	return nil
 }
 
