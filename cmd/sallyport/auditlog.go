@@ -36,7 +36,7 @@ func auditConfig(cfg *configv1.Audit, log *slog.Logger) (audit.Config, error) {
 		Timeout:            duration(cfg.GetTimeout(), 0),
 		Retention: audit.Retention{
 			MaxAge:   duration(cfg.GetRetention().GetMaxAge(), 0),
-			MaxBytes: int64(min(cfg.GetRetention().GetMaxBytes(), 1<<62)), //nolint:gosec // bounded here
+			MaxBytes: int64(min(cfg.GetRetention().GetMaxBytes(), 1<<62)),
 		},
 		Logger: log,
 	}, nil

@@ -17,8 +17,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/sallyport/sallyport/server/onnx"
 	"github.com/sallyport/sallyport/interceptors/audit/audittest"
+	"github.com/sallyport/sallyport/server/onnx"
 	"github.com/sallyport/sallyport/server/onnx/onnxtest"
 )
 
