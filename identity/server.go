@@ -27,6 +27,9 @@ type ServerConfig struct {
 	// the peer has proved that it has the key and once more after, and in Recheck:
 	// it must not take the caller for present, and must not block.
 	Admit func(caller *Caller, peer net.Addr) error
+	// MaxPerCaller is how many connections one caller may have open at once, by its
+	// SPIFFE ID; further ones are refused with ErrTooManyConnections. 0 is no bound.
+	MaxPerCaller int
 	// Refused is told of every handshake that failed, once, whatever the reason.
 	// It runs on the goroutine of the handshake and must not block. Required.
 	Refused func(Refusal)
@@ -78,11 +81,14 @@ func NewServerCredentials(src X509Source, cfg ServerConfig) (*ServerCredentials,
 	if cfg.Refused == nil {
 		errs = append(errs, errors.New("nobody is told of refused handshakes"))
 	}
+	if cfg.MaxPerCaller < 0 {
+		errs = append(errs, errors.New("less than no connections for a caller"))
+	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, fmt.Errorf("server credentials: %w", err)
 	}
 	cfg.TrustDomains = slices.Clone(cfg.TrustDomains)
-	return &ServerCredentials{src: src, cfg: cfg, sessions: new(sessions)}, nil
+	return &ServerCredentials{src: src, cfg: cfg, sessions: &sessions{maxPerCaller: cfg.MaxPerCaller}}, nil
 }
 
 // Recheck asks of every open connection whether it would be let in now: whether
@@ -172,7 +178,12 @@ func (c *ServerCredentials) ServerHandshake(raw net.Conn) (net.Conn, credentials
 	if err := conn.HandshakeContext(context.Background()); err != nil {
 		return refuse(err)
 	}
-	session := c.sessions.begin(caller, raw, certs, bundle.got)
+	// Not before: now the peer has proved that it has the key, so nobody uses up the
+	// connections of another.
+	session, err := c.sessions.begin(caller, raw, certs, bundle.got)
+	if err != nil {
+		return refuse(err)
+	}
 	// What has changed since verify was before the session was there for Recheck.
 	if err := errors.Join(c.readmit(session), c.reverify(session)); err != nil {
 		c.sessions.finish(session)

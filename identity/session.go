@@ -4,12 +4,14 @@ import (
 	"context"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"net"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 )
 
 // Why a session has ended, in Session.Err.
@@ -19,6 +21,10 @@ var (
 	// ErrRevoked: the peer would no longer be let in. It wraps why.
 	ErrRevoked = errors.New("the identity no longer holds")
 )
+
+// ErrTooManyConnections is in Refusal.Err of a caller that has as many connections
+// open as it may.
+var ErrTooManyConnections = errors.New("too many connections of one caller")
 
 // farewell is how long a connection stays open after its session has ended, for
 // the last words of its RPCs. Nothing that arrives in it is served.
@@ -84,32 +90,51 @@ func (s *Session) endBy(end time.Time) {
 
 // sessions are the live connections of a server.
 type sessions struct {
-	mu   sync.Mutex // guards live
+	maxPerCaller int // 0 is no bound
+
+	mu   sync.Mutex // guards what follows
 	live map[*Session]struct{}
+	// callers is how many of them each caller has.
+	callers map[spiffeid.ID]int
 }
 
-// begin adds the session of a connection over raw, which end ends.
-func (ss *sessions) begin(caller *Caller, raw net.Conn, certs []*x509.Certificate, bundle *x509bundle.Bundle) *Session {
+// begin adds the session of a connection over raw, which end ends. The error is
+// that the caller has as many as it may.
+func (ss *sessions) begin(caller *Caller, raw net.Conn, certs []*x509.Certificate, bundle *x509bundle.Bundle) (*Session, error) {
 	s := &Session{caller: caller, raw: raw, certs: certs, ends: caller.NotAfter}
 	s.bundle.Store(bundle)
 	s.ctx, s.cancel = context.WithCancelCause(context.Background())
-	s.expiry = time.AfterFunc(time.Until(caller.NotAfter), func() { s.end(ErrExpired) })
 	ss.mu.Lock()
 	defer ss.mu.Unlock()
+	// Counted and taken under one lock: of two handshakes for the last place one
+	// gets it.
+	if n := ss.callers[caller.ID]; ss.maxPerCaller > 0 && n >= ss.maxPerCaller {
+		s.cancel(ErrTooManyConnections)
+		return nil, fmt.Errorf("%w: %s has %d open, which is all that it may", ErrTooManyConnections, caller.ID, n)
+	}
 	if ss.live == nil {
-		ss.live = make(map[*Session]struct{})
+		ss.live, ss.callers = make(map[*Session]struct{}), make(map[spiffeid.ID]int)
 	}
 	ss.live[s] = struct{}{}
-	return s
+	ss.callers[caller.ID]++
+	s.expiry = time.AfterFunc(time.Until(caller.NotAfter), func() { s.end(ErrExpired) })
+	return s, nil
 }
 
-// finish ends the session because its connection is closed.
+// finish ends the session because its connection is closed. Further calls change
+// nothing.
 func (ss *sessions) finish(s *Session) {
 	s.expiry.Stop()
 	s.cancel(net.ErrClosed)
 	ss.mu.Lock()
 	defer ss.mu.Unlock()
+	if _, ok := ss.live[s]; !ok {
+		return
+	}
 	delete(ss.live, s)
+	if ss.callers[s.caller.ID]--; ss.callers[s.caller.ID] == 0 {
+		delete(ss.callers, s.caller.ID)
+	}
 }
 
 // count is how many sessions live now.

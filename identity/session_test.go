@@ -31,11 +31,18 @@ type door struct {
 
 func openDoor(t *testing.T, src identity.X509Source, admit func(*identity.Caller, net.Addr) error) *door {
 	t.Helper()
+	return openBoundedDoor(t, src, admit, 0)
+}
+
+// openBoundedDoor lets each caller have so many connections; 0 is no bound.
+func openBoundedDoor(t *testing.T, src identity.X509Source, admit func(*identity.Caller, net.Addr) error, maxPerCaller int) *door {
+	t.Helper()
 	d := &door{sessions: make(map[spiffeid.ID]*identity.Session)}
 	var err error
 	d.creds, err = identity.NewServerCredentials(src, identity.ServerConfig{
 		TrustDomains: []spiffeid.TrustDomain{home, federated},
 		Admit:        admit,
+		MaxPerCaller: maxPerCaller,
 		Refused: func(r identity.Refusal) {
 			d.mu.Lock()
 			defer d.mu.Unlock()
@@ -70,6 +77,7 @@ func openDoor(t *testing.T, src identity.X509Source, admit func(*identity.Caller
 				_, _ = conn.Write([]byte{0})
 				_, _ = io.Copy(io.Discard, conn)
 				_ = conn.Close()
+				_ = conn.Close() // the second changes nothing
 			})
 		}
 	})

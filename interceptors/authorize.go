@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 
+	"github.com/sallyport/sallyport/identity"
 	"github.com/sallyport/sallyport/interceptors/policy"
 )
 
@@ -47,7 +48,7 @@ func (c *Chain) authorize(call *Call, request policy.Request, begun bool) error 
 		call.shadow.compare(c.cfg.Shadow(), request, d)
 	}
 	if !d.Allowed {
-		return denied(d, begun)
+		return c.denied(call.User, d, begun)
 	}
 	call.grant = d.Grant
 	return nil
@@ -75,17 +76,18 @@ func decide(index *policy.Index, request policy.Request) policy.Decision {
 	return index.Decide(request)
 }
 
-// denied is the refusal that belongs to a decision. Who is blocked only now
+// denied is the refusal that belongs to a decision on a call for the user. Who is blocked only now
 // (begun) was let in: its identity has been revoked.
-func denied(d policy.Decision, begun bool) *Refusal {
+func (c *Chain) denied(u *identity.User, d policy.Decision, begun bool) *Refusal {
+	detail := c.detail(u, d)
 	blocked := d.Outcome == policy.CallerBlocked || d.Outcome == policy.AddressBlocked
 	switch {
 	case blocked && begun:
-		return Refuse(IdentityRevoked, "%s", d.Detail)
+		return Refuse(IdentityRevoked, "%s", detail)
 	case blocked:
-		return Refuse(CallerBlocked, "%s", d.Detail)
+		return Refuse(CallerBlocked, "%s", detail)
 	}
-	return Refuse(PolicyDenied, "%s", d.Detail)
+	return Refuse(PolicyDenied, "%s", detail)
 }
 
 func (c *Call) policyRequest(action policy.Action, model string) policy.Request {

@@ -70,11 +70,19 @@ type Call struct {
 	digest    *audit.Digest
 	received  uint64
 	sent      atomic.Uint64
-	place     *quota.Stream    // among the caller's open streams; nil if it takes none
-	placeKey  string           // the grant under which it was taken
-	paid      bool             // whether the quota took anything for the call
-	reply     grpc.PreparedMsg // of a unary call
-	shadow    shadow
+	// Bytes of the messages received and sent. The first is the RPC's goroutine's.
+	bytesReceived uint64
+	bytesSent     atomic.Uint64
+	// headed tells whether the response header is set; headers are its values, and
+	// standing is what they tell of the quota.
+	headed   atomic.Bool
+	headers  [3]string
+	standing quota.Standing
+	place    *quota.Stream    // among the caller's open streams; nil if it takes none
+	placeKey string           // the grant under which it was taken
+	paid     bool             // whether the quota took anything for the call
+	reply    grpc.PreparedMsg // of a unary call
+	shadow   shadow
 
 	// Held here, so that a call is one piece of memory.
 	gated   gatedStream
@@ -94,6 +102,7 @@ type Call struct {
 	rowsRun      int64
 	modelTime    time.Duration
 	reserved     quota.Reservation // rows taken and not yet run
+	sentSettled  uint64            // bytes sent that the budgets have counted
 	refused      map[string]uint64
 }
 
@@ -197,7 +206,7 @@ func (c *Call) Ran(rows int64, d time.Duration) {
 	defer c.mu.Unlock()
 	c.rowsRun += rows
 	c.modelTime += d
-	c.reserved.Spend(rows)
+	c.reserved.Spend(rows, d)
 }
 
 // NotRun gives rows of a message that will not run back to the caller's quota.

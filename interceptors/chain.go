@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"buf.build/go/protovalidate"
@@ -54,6 +55,8 @@ type Message struct {
 	Err *Refusal
 	// Subject is what the message is about.
 	Subject Subject
+
+	bytes int64 // as it came
 }
 
 // Subject is what the gates decide on, read from a message by its method.
@@ -106,6 +109,9 @@ type Config struct {
 	// Durability says what the answer of a call waits for, by its action and the
 	// model that it names. Nil: for the record to be on disk.
 	Durability func(action, model string) audit.Durability
+	// Pseudonymizer replaces the subjects of users in records and in lines of the
+	// log. Nil: they are there as they are.
+	Pseudonymizer *audit.Pseudonymizer
 	// Users verifies the tokens by which calls are made on behalf of users. Nil: a
 	// call that brings one is refused.
 	Users UserVerifier
@@ -164,6 +170,7 @@ type Chain struct {
 	validator protovalidate.Validator
 	intake    *intake
 	live      live
+	grants    atomic.Pointer[grants]
 }
 
 // New returns the chain with all its stages. Close it after the server that

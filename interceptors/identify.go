@@ -47,7 +47,7 @@ func (c *Chain) identified(call *Call, _ *Message) error {
 		return refusal
 	}
 	if call.User.Expired(now) {
-		return userExpired(call.User)
+		return c.userExpired(call.User)
 	}
 	return nil
 }
@@ -77,7 +77,7 @@ func (c *Chain) identifyUser(call *Call) error {
 	call.mu.Lock()
 	call.token = token
 	call.mu.Unlock()
-	call.userEnd = time.AfterFunc(user.NotAfter.Sub(c.cfg.Now()), func() { call.end(userExpired(user)) })
+	call.userEnd = time.AfterFunc(user.NotAfter.Sub(c.cfg.Now()), func() { call.end(c.userExpired(user)) })
 	return nil
 }
 
@@ -95,6 +95,6 @@ func (c *Chain) verifyToken(ctx context.Context, token string) (*identity.User, 
 	return nil, &Refusal{Reason: TokenInvalid, Cause: err}
 }
 
-func userExpired(u *identity.User) *Refusal {
-	return Refuse(TokenExpired, "the token of %s, issued by %s, ended at %s", clip(u.Subject, maxClaimBytes), clip(u.Issuer, maxClaimBytes), u.NotAfter)
+func (c *Chain) userExpired(u *identity.User) *Refusal {
+	return Refuse(TokenExpired, "the token of %s, issued by %s, ended at %s", c.subject(u), clip(u.Issuer, maxClaimBytes), u.NotAfter)
 }

@@ -99,7 +99,7 @@ func (l *live) open() []*Call {
 func (c *Chain) Recheck() int {
 	index, now, ended := c.cfg.Policy(), c.cfg.Now(), 0
 	for _, call := range c.live.open() {
-		if call.recheck(index, now) {
+		if c.recheck(call, index, now) {
 			ended++
 		}
 	}
@@ -107,7 +107,7 @@ func (c *Chain) Recheck() int {
 }
 
 // recheck ends the call if the policy no longer allows it, and tells whether.
-func (call *Call) recheck(index *policy.Index, now time.Time) bool {
+func (c *Chain) recheck(call *Call, index *policy.Index, now time.Time) bool {
 	call.mu.Lock()
 	defer call.mu.Unlock()
 	if call.settled || call.decision.Outcome != policy.Allowed {
@@ -120,7 +120,7 @@ func (call *Call) recheck(index *policy.Index, now time.Time) bool {
 		return false
 	}
 	call.decision, call.decidedBy = d, index
-	call.end(denied(d, true))
+	call.end(c.denied(call.User, d, true))
 	return true
 }
 

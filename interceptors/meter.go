@@ -1,8 +1,10 @@
 package interceptors
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 
@@ -15,7 +17,8 @@ func (c *Chain) admitStream(call *Call) error {
 	if !call.method.streams {
 		return nil
 	}
-	place, err := c.cfg.Quota.OpenStream(call.Caller.ID.String(), call.grant.Key, quota.Limits(call.grant.Limits))
+	g := c.granted(call)
+	place, err := c.cfg.Quota.AcquireStream(call.ctx, call.Caller.ID.String(), call.grant.Key, &g.limits)
 	if err != nil {
 		return exceeded(err)
 	}
@@ -26,7 +29,9 @@ func (c *Chain) admitStream(call *Call) error {
 	return nil
 }
 
-// meter takes a message's request and rows from the caller's quota.
+// meter takes a message's request, rows and bytes from the caller's quota, and
+// settles what was sent since the message before. It may ask the store that
+// replicas share, and so holds no lock.
 func (c *Chain) meter(call *Call, m *Message) error {
 	if call.method.streams && call.grant.Key != call.placeKey {
 		// The message named a model that fewer roles allow: their places count.
@@ -34,22 +39,54 @@ func (c *Chain) meter(call *Call, m *Message) error {
 			return err
 		}
 	}
-	rows := max(m.Subject.Rows, 0)
-	call.mu.Lock()
-	defer call.mu.Unlock()
-	reservation, err := c.cfg.Quota.Reserve(call.Caller.ID.String(), call.grant.Key, quota.Limits(call.grant.Limits), rows)
+	g := c.granted(call)
+	call.settleSent()
+	var standing *quota.Standing
+	if !call.headed.Load() {
+		standing = &call.standing
+	}
+	reservation, err := c.cfg.Quota.Acquire(call.ctx, call.Caller.ID.String(), call.grant.Key, &g.limits,
+		quota.Cost{Rows: max(m.Subject.Rows, 0), Bytes: m.bytes}, standing)
+	if standing != nil {
+		// It fails only for a stream that is gone, and then so does all that follows.
+		_ = call.header(call.gated.ServerStream, g)
+	}
 	if err != nil {
 		return exceeded(err)
+	}
+	call.mu.Lock()
+	defer call.mu.Unlock()
+	if call.settled { // the handler has returned and left this to another goroutine
+		reservation.Close()
+		return &Refusal{Reason: Cancelled}
 	}
 	call.paid = true
 	call.reserved.Join(&reservation)
 	return nil
 }
 
+// settleSent counts what was sent since it was last counted against the budgets.
+func (c *Call) settleSent() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	sent := c.bytesSent.Load()
+	c.reserved.Sent(int64(sent - c.sentSettled)) //nolint:gosec // less than was ever sent
+	c.sentSettled = sent
+}
+
+// retryStore is when to try again while the store of quotas does not answer.
+const retryStore = time.Second
+
 // exceeded is the refusal that belongs to an error of the limiter.
 func exceeded(err error) error {
+	var away *quota.Unavailable
 	var e *quota.Exceeded
-	if !errors.As(err, &e) {
+	switch {
+	case errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded):
+		return err
+	case errors.As(err, &away):
+		return &Refusal{Reason: QuotaUnavailable, Cause: err, RetryAfter: retryStore}
+	case !errors.As(err, &e):
 		return &Refusal{Reason: Internal, Cause: err}
 	}
 	refusal := &Refusal{
@@ -66,6 +103,12 @@ func exceeded(err error) error {
 		refusal.Reason = QuotaStreams
 	case quota.Callers:
 		refusal.Reason = Overloaded
+	default:
+		refusal.Reason = QuotaBudget
+		refusal.Quota.Description = fmt.Sprintf("the budget is %s, and not enough of it is left until the period ends", e.Most())
+		if e.RetryAfter == 0 {
+			refusal.Quota.Description = fmt.Sprintf("the budget is %s: this never fits", e.Most())
+		}
 	}
 	return refusal
 }

@@ -10,7 +10,6 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -41,14 +40,18 @@ type Outcome struct {
 // an answer leaves only after its record is durable.
 func (c *Chain) record(srv any, ss grpc.ServerStream, _ *grpc.StreamServerInfo, next grpc.StreamHandler) error {
 	call := CallFromContext(ss.Context())
-	if err := ss.SetHeader(metadata.Pairs(CallIDHeader, call.ID)); err != nil {
-		return c.close(call, &Refusal{Reason: call.ended(), Detail: "the stream was gone when the gates opened", Cause: err})
-	}
 	// What could not be recorded is not even tried.
-	if err := c.cfg.Audit.Err(); err != nil {
-		return c.close(call, &Refusal{Reason: AuditUnavailable, Cause: err})
+	err := c.cfg.Audit.Err()
+	if err != nil {
+		err = &Refusal{Reason: AuditUnavailable, Cause: err}
+	} else {
+		err = next(srv, ss)
 	}
-	return c.close(call, next(srv, ss))
+	// The quota has set the header, unless the call did not come so far.
+	if gone := call.header(ss, nil); gone != nil && err == nil {
+		err = &Refusal{Reason: call.ended(), Detail: "the stream was gone before the header was set", Cause: gone}
+	}
+	return c.close(call, err)
 }
 
 // recordable refuses further messages of a stream while the log is broken.
@@ -121,6 +124,7 @@ type recordBuffer struct {
 	auditv1.Record
 	time     timestamppb.Timestamp
 	duration durationpb.Duration
+	ran      durationpb.Duration
 	caller   auditv1.Caller
 	expiry   timestamppb.Timestamp
 	digest   [sha256.Size]byte
@@ -141,6 +145,7 @@ func (c *Chain) recordOf(call *Call, refusal *Refusal) *auditv1.Record {
 	rec.Model = call.model
 	rec.MessagesReceived = call.received
 	rec.MessagesSent = call.sent.Load()
+	rec.BytesReceived, rec.BytesSent = call.bytesReceived, call.bytesSent.Load()
 	if who := call.Caller; who != nil {
 		b.caller.SpiffeId, b.caller.SvidSerial = who.ID.String(), who.Serial
 		setTime(&b.expiry, who.NotAfter)
@@ -150,7 +155,7 @@ func (c *Chain) recordOf(call *Call, refusal *Refusal) *auditv1.Record {
 	if user := call.User; user != nil {
 		rec.User = &auditv1.User{
 			Issuer:  clip(user.Issuer, maxClaimBytes),
-			Subject: clip(user.Subject, maxClaimBytes),
+			Subject: c.subject(user),
 			Expiry:  timestamppb.New(user.NotAfter),
 		}
 	}
@@ -168,7 +173,7 @@ func (c *Chain) recordOf(call *Call, refusal *Refusal) *auditv1.Record {
 		call.digest.Release()
 		call.digest = nil
 	}
-	rec.Shadow = call.shadow.record()
+	rec.Shadow = call.shadow.record(c.detail(call.User, call.shadow.last))
 	call.mu.Lock()
 	defer call.mu.Unlock()
 	if call.modelName != "" {
@@ -181,6 +186,10 @@ func (c *Chain) recordOf(call *Call, refusal *Refusal) *auditv1.Record {
 	rec.ModelVersion, rec.ModelDigest = call.modelVersion, call.modelDigest
 	rec.RowsReceived, rec.RowsRun = uint64(max(call.rowsReceived, 0)), uint64(max(call.rowsRun, 0))
 	rec.Refused = call.refused
+	if ran := call.modelTime; ran > 0 {
+		b.ran.Seconds, b.ran.Nanos = int64(ran/time.Second), int32(ran%time.Second)
+		rec.ModelDuration = &b.ran
+	}
 	if ix := call.decidedBy; ix != nil {
 		rec.PolicyGeneration, rec.PolicyDigest = ix.Generation(), ix.Digest()
 		rec.Decision = call.decision.Outcome.String()

@@ -31,6 +31,8 @@ const (
 	QuotaRequests    Reason = "QUOTA_REQUESTS"
 	QuotaRows        Reason = "QUOTA_ROWS"
 	QuotaStreams     Reason = "QUOTA_STREAMS"
+	QuotaBudget      Reason = "QUOTA_BUDGET"
+	QuotaUnavailable Reason = "QUOTA_UNAVAILABLE"
 	Overloaded       Reason = "OVERLOADED"
 	MessageTooLarge  Reason = "MESSAGE_TOO_LARGE"
 	RequestInvalid   Reason = "REQUEST_INVALID"
@@ -64,6 +66,8 @@ var reasons = map[Reason]struct {
 	QuotaRequests:    {codes.ResourceExhausted, "request quota exhausted"},
 	QuotaRows:        {codes.ResourceExhausted, "row quota exhausted"},
 	QuotaStreams:     {codes.ResourceExhausted, "too many open streams"},
+	QuotaBudget:      {codes.ResourceExhausted, "the budget of the period is used up"},
+	QuotaUnavailable: {codes.Unavailable, "quotas cannot be counted, so the call is not answered; retry later"},
 	Overloaded:       {codes.ResourceExhausted, "the server is overloaded; retry later"},
 	MessageTooLarge:  {codes.ResourceExhausted, "the message is larger than the server accepts"},
 	RequestInvalid:   {codes.InvalidArgument, "the request is invalid"},

@@ -86,7 +86,7 @@ func (c *Chain) unary(service string, m grpc.MethodDesc) grpc.StreamHandler {
 		if err := call.reply.Encode(ss, reply); err != nil {
 			return &Refusal{Reason: Internal, Detail: "encode the reply", Cause: err}
 		}
-		call.sent.Add(1)
+		call.sentMessage(reply)
 		return nil
 	}
 	return func(srv any, ss grpc.ServerStream) error {

@@ -27,8 +27,9 @@ func (s *shadow) compare(index *policy.Index, request policy.Request, enforced p
 	}
 }
 
-// record is what the record says of it; nil if there is no shadow policy.
-func (s *shadow) record() *auditv1.Shadow {
+// record is what the record says of it, with that detail of its last decision; nil
+// if there is no shadow policy.
+func (s *shadow) record(detail string) *auditv1.Shadow {
 	if s.index == nil {
 		return nil
 	}
@@ -37,6 +38,6 @@ func (s *shadow) record() *auditv1.Shadow {
 		WouldAllow:   s.wouldAllow,
 		WouldDeny:    s.wouldDeny,
 		Decision:     s.last.Outcome.String(),
-		Detail:       clip(s.last.Detail, maxDetailBytes),
+		Detail:       clip(detail, maxDetailBytes),
 	}
 }

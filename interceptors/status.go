@@ -60,7 +60,10 @@ func refusalOf(err error) *Refusal {
 func (c *Call) finish(err error) *Refusal {
 	c.mu.Lock()
 	c.settled = true
-	c.reserved.Refund(c.reserved.Rows())
+	c.mu.Unlock()
+	c.settleSent()
+	c.mu.Lock()
+	c.reserved.Close()
 	c.mu.Unlock()
 	if c.place != nil {
 		c.place.Close()
@@ -114,7 +117,7 @@ func Panicked(p any) error {
 func (c *Chain) logRefusal(call *Call, refusal *Refusal) {
 	level := slog.LevelInfo
 	switch refusal.Reason { //nolint:exhaustive // the rest is a caller's doing
-	case Internal, AuditUnavailable:
+	case Internal, AuditUnavailable, QuotaUnavailable:
 		level = slog.LevelError
 	case Overloaded, ModelNotReady:
 		level = slog.LevelWarn

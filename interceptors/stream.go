@@ -57,11 +57,23 @@ func (s *gatedStream) SendMsg(m any) error {
 	if refusal := s.call.forced(); refusal != nil {
 		return refusal
 	}
+	// A handler that answers before it has received anything has asked no quota.
+	if err := s.call.header(s.ServerStream, nil); err != nil {
+		return err
+	}
 	if err := s.ServerStream.SendMsg(m); err != nil {
 		return err
 	}
-	s.call.sent.Add(1)
+	s.call.sentMessage(m)
 	return nil
+}
+
+// sentMessage counts a message that was encoded just before: its size is known.
+func (c *Call) sentMessage(m any) {
+	c.sent.Add(1)
+	if m, ok := m.(proto.Message); ok {
+		c.bytesSent.Add(uint64(proto.MarshalOptions{UseCachedSize: true}.Size(m))) //nolint:gosec // a size
+	}
 }
 
 // RecvMsg receives the next message into m and takes it through the gates. If
@@ -115,6 +127,8 @@ func (s *gatedStream) decode(m any, msg *Message) error {
 		return s.transport(err, msg)
 	}
 	defer data.Free()
+	msg.bytes = int64(length)
+	s.call.bytesReceived += uint64(length) //nolint:gosec // a length
 	if s.header[0] != 0 {
 		msg.Err = Refuse(Malformed, "flag byte %#x: compressed messages are not served", s.header[0])
 		return nil

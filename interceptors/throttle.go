@@ -29,7 +29,7 @@ func (c *Chain) throttle(call *Call) {
 // on, and the next message would be refused as cheaply.
 func (c *Chain) throttleMessage(call *Call, err error) {
 	var refusal *Refusal
-	if call.method.streams && errors.As(err, &refusal) && refusal.Quota != nil {
+	if call.method.streams && errors.As(err, &refusal) && (refusal.Quota != nil || refusal.Reason == QuotaUnavailable) {
 		c.holdBack(call, call.ctx.Done())
 	}
 }

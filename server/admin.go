@@ -36,10 +36,18 @@ func failing(checks []Check) map[string]error {
 	return failed
 }
 
+// Page is one more page for the operator.
+type Page struct {
+	// Path it is at: "/quota".
+	Path string
+	// Serve answers GET.
+	Serve http.HandlerFunc
+}
+
 // ServeAdmin answers the operator on lis until ctx ends: /livez while the
-// process runs, /readyz with each check's state, /metrics. It has no
+// process runs, /readyz with each check's state, /metrics, and the pages. It has no
 // authentication: lis must be on the loopback interface, or it is an error.
-func ServeAdmin(ctx context.Context, lis net.Listener, checks []Check, metrics prometheus.Gatherer) error {
+func ServeAdmin(ctx context.Context, lis net.Listener, checks []Check, metrics prometheus.Gatherer, pages ...Page) error {
 	if a, ok := lis.Addr().(*net.TCPAddr); !ok || !a.IP.IsLoopback() {
 		return fmt.Errorf("server: the admin listener %s is not on the loopback interface", lis.Addr())
 	}
@@ -61,6 +69,9 @@ func ServeAdmin(ctx context.Context, lis net.Listener, checks []Check, metrics p
 		}
 	})
 	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))
+	for _, p := range pages {
+		mux.HandleFunc("GET "+p.Path, p.Serve)
+	}
 	h := &http.Server{
 		Handler:           http.NewCrossOriginProtection().Handler(mux),
 		ReadHeaderTimeout: 5 * time.Second,

@@ -8,6 +8,7 @@ import (
 	"google.golang.org/genproto/googleapis/rpc/code"
 
 	"github.com/sallyport/sallyport/interceptors"
+	"github.com/sallyport/sallyport/interceptors/quota"
 )
 
 // Metrics are the server's Prometheus metrics. No label holds a value that a
@@ -19,6 +20,7 @@ type Metrics struct {
 	duration   *prometheus.HistogramVec
 	gates      prometheus.Histogram
 	model      *prometheus.HistogramVec
+	waits      prometheus.Histogram
 	handshakes prometheus.Counter
 	revoked    prometheus.Counter
 	rechecked  prometheus.Counter
@@ -28,18 +30,26 @@ type Metrics struct {
 // Sources are the values that metrics read when they are asked for. Each must
 // be set and must not block.
 type Sources struct {
-	SVIDExpiry       func() time.Time
-	AuditQueue       func() int
-	AuditCommit      func() time.Duration
-	AuditRecords     func() uint64
-	AuditFailures    func() uint64
-	QuotaCallers     func() int
+	SVIDExpiry      func() time.Time
+	AuditQueue      func() int
+	AuditCommit     func() time.Duration
+	AuditRecords    func() uint64
+	AuditFailures   func() uint64
+	AuditCheckpoint func() uint64
+	// WitnessFailures counts checkpoints that were not sent; 0 without a witness.
+	WitnessFailures  func() uint64
+	Quota            func() quota.Stats
 	ModelVersions    func() int
 	ModelFailures    func() int
 	PolicyGeneration func() uint64
 	PolicyStale      func() bool
 	Connections      func() int
+	RunsWaiting      func() int
 	IssuersUnusable  func() int
+	// QuotaUses are the accounts nearest to a limit, and how many are left out.
+	QuotaUses func(n int) ([]quota.Use, int)
+	// QuotaStoreAway tells whether the store of quotas does not answer.
+	QuotaStoreAway func() bool
 	// ShadowGeneration is 0 if there is no shadow policy.
 	ShadowGeneration func() uint64
 	ShadowStale      func() bool
@@ -78,6 +88,10 @@ func NewMetrics(src Sources) *Metrics {
 			Name: "sallyport_model_duration_seconds", Help: "Time that a call's model ran, waiting for its turn included.",
 			Buckets: fast,
 		}, []string{"model"}),
+		waits: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "sallyport_run_wait_seconds", Help: "How long runs waited for their turn that had to wait.",
+			Buckets: fast,
+		}),
 		handshakes: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "sallyport_handshakes_refused_total", Help: "Connections refused in the TLS handshake.",
 		}),
@@ -98,7 +112,8 @@ func NewMetrics(src Sources) *Metrics {
 		return prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help}, func() float64 { return float64(value()) })
 	}
 	m.registry.MustRegister(
-		m.calls, m.rows, m.duration, m.gates, m.model, m.handshakes, m.revoked, m.rechecked, m.shadow,
+		newQuotaUse(src.QuotaUses),
+		m.calls, m.rows, m.duration, m.gates, m.model, m.waits, m.handshakes, m.revoked, m.rechecked, m.shadow,
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		gauge("sallyport_svid_expiry_timestamp_seconds", "When the server's own X.509-SVID ends.",
@@ -109,8 +124,19 @@ func NewMetrics(src Sources) *Metrics {
 			func() float64 { return src.AuditCommit().Seconds() }),
 		counter("sallyport_audit_records_total", "Records in the audit log, those of earlier runs included.", src.AuditRecords),
 		counter("sallyport_audit_failures_total", "How often the audit log became unavailable since the start.", src.AuditFailures),
+		gauge("sallyport_audit_checkpoint_records", "Records that the last signed checkpoint covers.",
+			func() float64 { return float64(src.AuditCheckpoint()) }),
+		counter("sallyport_audit_witness_failures_total", "Checkpoints that could not be sent to the witness since the start.", src.WitnessFailures),
 		gauge("sallyport_quota_callers", "Callers whose use is being remembered.",
-			func() float64 { return float64(src.QuotaCallers()) }),
+			func() float64 { return float64(src.Quota().Callers) }),
+		gauge("sallyport_quota_leases", "Callers of whose shared limits this replica holds something that it has not used.",
+			func() float64 { return float64(src.Quota().Leases) }),
+		counter("sallyport_quota_store_round_trips_total", "Round trips to the store of quotas.",
+			func() uint64 { return src.Quota().RoundTrips }),
+		counter("sallyport_quota_store_failures_total", "Round trips to the store of quotas that failed.",
+			func() uint64 { return src.Quota().StoreFailures }),
+		gauge("sallyport_quota_store_away", "1 while the store of quotas does not answer and each role's on_store_failure holds.",
+			truth(src.QuotaStoreAway)),
 		gauge("sallyport_model_versions", "Versions of models that are loaded.",
 			func() float64 { return float64(src.ModelVersions()) }),
 		gauge("sallyport_model_failures", "Files of models that cannot be used.",
@@ -125,6 +151,8 @@ func NewMetrics(src Sources) *Metrics {
 			truth(src.ShadowStale)),
 		gauge("sallyport_issuers_unusable", "Issuers of users' tokens whose keys cannot be had, so that their tokens are refused.",
 			func() float64 { return float64(src.IssuersUnusable()) }),
+		gauge("sallyport_runs_waiting", "Runs of models that wait for their turn.",
+			func() float64 { return float64(src.RunsWaiting()) }),
 		gauge("sallyport_connections", "Connections open now.",
 			func() float64 { return float64(src.Connections()) }),
 		gauge("sallyport_workload_api_away", "1 while the Workload API does not answer and the server goes on with the identity it has.",
@@ -169,6 +197,9 @@ func (m *Metrics) ConnectionsRevoked(n int) { m.revoked.Add(float64(n)) }
 // CallsRevoked counts open RPCs that were ended by a new policy or with their
 // user.
 func (m *Metrics) CallsRevoked(n int) { m.rechecked.Add(float64(n)) }
+
+// RunWaited is told of a run that had to wait for its turn.
+func (m *Metrics) RunWaited(d time.Duration) { m.waits.Observe(d.Seconds()) }
 
 // HandshakeRefused counts one refused connection.
 func (m *Metrics) HandshakeRefused() { m.handshakes.Inc() }

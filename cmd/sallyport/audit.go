@@ -19,7 +19,7 @@ func newAudit() *cobra.Command {
 		Args:  args(cobra.NoArgs),
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newAuditShow(), newAuditVerify(), newAuditProve(), newAuditCheckProof(), newAuditKey())
+	cmd.AddCommand(newAuditShow(), newAuditReport(), newAuditExport(), newAuditVerify(), newAuditProve(), newAuditCheckProof(), newAuditKey())
 	return cmd
 }
 

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -53,8 +54,13 @@ func writeLog(t testing.TB, dir string, records ...*auditv1.Record) {
 	}
 }
 
+// openLog opens a log to write to, for all tests of what reads one.
+func openLog(dir string) (*audit.Log, error) {
+	return audit.Open(audit.Config{Key: audittest.Key(), Dir: dir})
+}
+
 func appendLog(dir string, records ...*auditv1.Record) (err error) {
-	w, err := audit.Open(audit.Config{Key: audittest.Key(), Dir: dir})
+	w, err := openLog(dir)
 	if err != nil {
 		return err
 	}
@@ -67,9 +73,47 @@ func appendLog(dir string, records ...*auditv1.Record) (err error) {
 	return nil
 }
 
+// writeMany writes a log of n calls of a hundred callers to ten models, spread over
+// a month.
+func writeMany(t testing.TB, dir string, n int) {
+	t.Helper()
+	w, err := openLog(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var appending sync.WaitGroup
+	failures := make(chan error, 64)
+	for worker := range 64 {
+		appending.Go(func() {
+			for i := worker; i < n; i += 64 {
+				r := &auditv1.Record{
+					Kind: auditv1.Kind_KIND_CALL, Time: timestamppb.New(began.Add(time.Duration(i) * 30 * 24 * time.Hour / time.Duration(n))),
+					Duration: durationpb.New(time.Duration(i%1000) * time.Microsecond), CallId: fmt.Sprintf("01JABCDEFGHJKMNPQRST%06d", i),
+					Method: "/sallyport.inference.v1.PredictionService/Predict", PeerAddress: "192.0.2.1:5000",
+					Caller: &auditv1.Caller{SpiffeId: fmt.Sprintf("spiffe://sallyport.test/team/%d", i%100), SvidSerial: "a1", SvidExpiry: timestamppb.New(began)},
+					Action: "PREDICT", Model: fmt.Sprintf("model-%d", i%10), ModelVersion: 1, ModelDigest: strings.Repeat("ab", 32),
+					Roles: []string{"reader"}, RowsReceived: 4, RowsRun: 4, InputDigest: make([]byte, 32),
+					PolicyDigest: strings.Repeat("cd", 32), BytesReceived: 600, BytesSent: 200, ModelDuration: durationpb.New(time.Millisecond),
+				}
+				if err := w.Append(context.Background(), r, audit.Required); err != nil {
+					failures <- err
+					return
+				}
+			}
+		})
+	}
+	appending.Wait()
+	close(failures)
+	if err := errors.Join(<-failures, w.Close()); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestShowFilters(t *testing.T) {
 	dir := t.TempDir() + "/audit"
-	writeLog(t, dir, sampleRecords()...)
+	records := sampleRecords()
+	records[1].Roles, records[1].Caller.SvidSerial = []string{"admin", "reader"}, "0a1b"
+	writeLog(t, dir, records...)
 	for _, tt := range []struct {
 		args string
 		want string
@@ -78,7 +122,22 @@ func TestShowFilters(t *testing.T) {
 		{"--caller spiffe://sallyport.test/clinic/*", "2"},
 		{"--model dig*", "2 3"},
 		{"--action predict", "2 3"},
-		{"--code OK --kind call", "2"},
+		{"--code OK", "2"},
+		{"--code permission_denied,16", "3 5"},
+		{"--code 7 --code 12", "3 4"},
+		{"--reason policy_denied,METHOD_UNKNOWN", "3 4"},
+		{"--caller sallyport.test/intern", "3"},
+		{"--user alice", "3"},
+		{"--user alice --user-issuer https://idp.test", "3"},
+		{"--user alice --user-issuer https://other.test", ""},
+		{"--user-issuer https://idp.test", "3"},
+		{"--role reader", "2"},
+		{"--serial 0A1B", "2"},
+		{"--peer 192.0.2.9", "4"},
+		{"--peer 192.0.2.0/29", "2 5"},
+		{"--peer 192.0.2.0/24 --code 12", "4"},
+		{"--kind handshake,event", "1 5"},
+		{"--kind all", "1 2 3 4 5"},
 		{"--code permission_denied", "3"},
 		{"--code 12", "4"},
 		{"--reason METHOD_UNKNOWN", "4"},

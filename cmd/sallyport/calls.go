@@ -92,7 +92,11 @@ func predictCalls(ctx context.Context, c inferencev1.PredictionServiceClient, r 
 			Outputs: r.outputs,
 		}, grpc.Header(&header))
 		if err != nil && len(spans) > 1 {
-			if delay, ok := retryAfter(err); ok && pause(ctx, delay) {
+			delay, ok := retryAfter(err)
+			if ok && delay > maxPause {
+				return nil, tooLong(spans[i], delay, err)
+			}
+			if ok && pause(ctx, delay) {
 				continue
 			}
 			return nil, fmt.Errorf("%s: %w", spans[i], err)
@@ -110,6 +114,15 @@ func predictCalls(ctx context.Context, c inferencev1.PredictionServiceClient, r 
 		i++
 	}
 	return p, p.join(parts)
+}
+
+// maxPause is the longest that a command waits for a quota by itself: a bucket
+// refills in that time, a budget that is used up does not.
+const maxPause = 5 * time.Minute
+
+// tooLong is the error of rows for which a command would have to wait longer.
+func tooLong(rows span, delay time.Duration, err error) error {
+	return fmt.Errorf("%s: a command waits %v for a quota at most, and this takes %s: %w", rows, maxPause, seconds(delay), err)
 }
 
 // pause waits for d and tells whether that left time to go on.

@@ -106,7 +106,8 @@ func TestPredictCallsRefused(t *testing.T) {
 		calls int
 	}{
 		{"one call is not made again", 5, overQuota(t, time.Millisecond), "RESOURCE_EXHAUSTED (QUOTA_ROWS)", 1},
-		{"no time to wait for the quota", 2, overQuota(t, time.Hour), "rows 1 to 2: RESOURCE_EXHAUSTED (QUOTA_ROWS)", 1},
+		{"a quota that takes longer than anyone waits", 2, overQuota(t, 6*time.Hour), "rows 1 to 2: a command waits 5m0s for a quota at most, and this takes 6h0m0s: RESOURCE_EXHAUSTED (QUOTA_ROWS)", 1},
+		{"no time to wait for the quota", 2, overQuota(t, 2*time.Minute), "rows 1 to 2: RESOURCE_EXHAUSTED (QUOTA_ROWS)", 1},
 		{"refused for good", 2, status.Error(codes.InvalidArgument, "x"), "rows 1 to 2: INVALID_ARGUMENT", 1},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -60,6 +60,16 @@ func parseConfig(data []byte, path string) (*configv1.Server, error) {
 	if rt := cfg.GetRuntime(); rt != nil {
 		resolve(&rt.Library)
 	}
+	if r := cfg.GetQuota().GetRedis(); r != nil {
+		if f, ok := r.GetPassword().GetSource().(*configv1.Secret_File); ok {
+			resolve(&f.File)
+		}
+		if t := r.GetTls(); t != nil {
+			resolve(&t.CaFile)
+			resolve(&t.CertFile)
+			resolve(&t.KeyFile)
+		}
+	}
 	if socket, ok := strings.CutPrefix(cfg.GetIdentity().GetWorkloadApi(), "unix:"); ok && !strings.HasPrefix(socket, "/") {
 		cfg.Identity.WorkloadApi = "unix://" + filepath.Join(dir, socket)
 	}

@@ -63,6 +63,7 @@ var scenes = []scene{
 	{"A workload of a federated trust domain", (*demo).partner},
 	{"A stream that idles while its caller is blocked", (*demo).blockedWhileOpen},
 	{"The audit trail", (*demo).trail},
+	{"Proof of one call, for somebody who has the public key and not the log", (*demo).prove},
 	{"The same log with one byte changed, in a copy", (*demo).tamper},
 }
 
@@ -89,7 +90,7 @@ func runDemo(ctx context.Context, out io.Writer, keep string) (err error) {
 	ready, ended := make(chan string, 1), make(chan error, 1)
 	go func() {
 		ended <- runDev(serving, devFlags{dir: dir, listen: "127.0.0.1:0", admin: "127.0.0.1:0", ttl: defaultTTL},
-			slog.New(slog.NewTextHandler(logFile, nil)), nil, func(address string) { ready <- address })
+			slog.New(slog.NewTextHandler(logFile, nil)), &serverSignals{}, func(address string) { ready <- address })
 	}()
 	select {
 	case d.address = <-ready:

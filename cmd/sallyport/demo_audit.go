@@ -21,11 +21,53 @@ func (d *demo) trail(ctx context.Context) error {
 		return err
 	}
 	d.sent("sallyport audit show %s", dir)
-	if err := showAudit(ctx, d.out, dir, &showFlags{}); err != nil {
+	if err := showAudit(ctx, d.out, audit.View{Dir: dir}, &showFlags{}); err != nil {
 		return err
 	}
 	d.sent("sallyport audit verify %s", dir)
 	return verifyAudit(d.out, dir, trust{})
+}
+
+// prove proves one call to somebody who has the log's public key and nothing else,
+// once a checkpoint covers it.
+func (d *demo) prove(ctx context.Context) error {
+	dir := filepath.Join(d.dir, "audit")
+	public, err := signingKey("", filepath.Join(d.dir, "audit-signing.key"))
+	if err != nil {
+		return err
+	}
+	verifiers, err := audit.ParseVerifiers(public)
+	if err != nil {
+		return err
+	}
+	var call string
+	for rec, err := range (audit.View{Dir: dir}).Records(ctx, 0) {
+		if err != nil {
+			return err
+		}
+		if rec.GetReason() == string(interceptors.PolicyDenied) {
+			call = rec.GetCallId()
+		}
+	}
+	var proof []byte
+	for patience := time.Now().Add(10 * time.Second); ; {
+		if proof, err = audit.Prove(dir, call, nil); err == nil || !errors.Is(err, audit.ErrNotCovered) || time.Now().After(patience) {
+			break
+		}
+		if !pause(ctx, 50*time.Millisecond) {
+			return ctx.Err()
+		}
+	}
+	if err != nil {
+		return err
+	}
+	d.sent("sallyport audit prove %s --call %s > call.tlog-proof", dir, call)
+	d.sent("sallyport audit check-proof call.tlog-proof --public-key %s", public)
+	proven, err := audit.CheckProof(proof, verifiers, nil)
+	if err != nil {
+		return err
+	}
+	return showProven(d.out, proven, false)
 }
 
 // expectRecords waits until the log has one record of each scene: those of
@@ -50,7 +92,7 @@ func (d *demo) expectRecords(ctx context.Context, dir string) error {
 			handshakes++
 		case auditv1.Kind_KIND_CALL:
 			delete(missing, rec.GetReason())
-		case auditv1.Kind_KIND_EVENT, auditv1.Kind_KIND_UNSPECIFIED:
+		default:
 		}
 		if len(missing) == 0 && handshakes >= 2 {
 			return nil

@@ -78,6 +78,12 @@ func TestServeRefusesToStart(t *testing.T) {
 		{"an empty policy", func(t *testing.T, dir string) { write(t, dir+"/policy.yaml", "") }, usage, `DIR/policy.yaml: .*empty`},
 		{"an unknown action", inPolicy("DESCRIBE]", "DESCRIBES]"), usage, `DIR/policy.yaml:5:.*DESCRIBES`},
 		{"a role without limits", inPolicy("limits:", "# limits:"), usage, `DIR/policy.yaml:\d+:.*limits`},
+		{"a budget that nothing keeps", inPolicy("max_streams: 64}", "max_streams: 64, budgets: [{period: DAY, rows: 1}]}"), usage, `DIR/policy.yaml: roles with budgets: everything: .*set quota.redis`},
+		{"a budget of nothing", inPolicy("max_streams: 64}", "max_streams: 64, budgets: [{period: DAY, model_time: 0s}]}"), usage, `DIR/policy.yaml:\d+:.*must bound rows, bytes or model_time`},
+		{"two budgets of a day", inPolicy("max_streams: 64}", "max_streams: 64, budgets: [{period: DAY, rows: 1}, {period: DAY, rows: 2}]}"), usage, `two budgets have the same period`},
+		{"a Redis far away without TLS", in("admin:", "quota: {redis: {addresses: [\"redis.example.org:6379\"]}}\nadmin:"), usage, `sallyport.yaml:\d+:.*tls must be given`},
+		{"a password of Redis that is not there", in("admin:", "quota: {redis: {addresses: [\"127.0.0.1:6379\"], password: {file: nowhere}}}\nadmin:"), usage, `quota.redis.password: .*DIR/nowhere`},
+		{"a CA of Redis that is not there", in("admin:", "quota: {redis: {addresses: [\"127.0.0.1:6379\"], tls: {ca_file: nowhere}}}\nadmin:"), usage, `quota.redis.tls: ca_file: .*DIR/nowhere`},
 		{"an unknown role", inPolicy("role: everything", "role: something"), usage, `DIR/policy.yaml: .*something`},
 		{"a caller that is none", inPolicy("spiffe://sallyport.test/clinic/*", "spiffe://sallyport.test/cli*"), usage, `DIR/policy.yaml: .*spiffe://sallyport.test/cli\*`},
 
@@ -105,6 +111,18 @@ func TestServeRefusesToStart(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, usage, `audit.digest_key: .*DIR/audit.key.*directory`},
+		{"no key of records", in("{file: audit.key}", "{file: audit.key}\n  encryption: {local: {file: none.key}}"), usage, `audit.encryption: local: .*DIR/none.key: no such file`},
+		{"a short key of records", func(t *testing.T, dir string) {
+			in("{file: audit.key}", "{file: audit.key}\n  encryption: {local: {file: seal.key}}")(t, dir)
+			write(t, dir+"/seal.key", "short")
+		}, usage, `audit.encryption: local: the key has 5 bytes and must have 32`},
+		{"a key service that is nowhere", in("{file: audit.key}", "{file: audit.key}\n  encryption: {kms: \"hashivault://audit\"}"), usage, `audit.encryption: kms hashivault://audit: VAULT_SERVER_URL is not set`},
+		{"a key service of another kind", in("{file: audit.key}", "{file: audit.key}\n  encryption: {kms: \"base64key://\"}"), usage, `audit.encryption.kms`},
+		{"no key of pseudonyms", in("{file: audit.key}", "{file: audit.key}\n  pseudonym_key: {file: none.key}"), usage, `audit.pseudonym_key: .*DIR/none.key: no such file`},
+		{"a short key of pseudonyms", func(t *testing.T, dir string) {
+			in("{file: audit.key}", "{file: audit.key}\n  pseudonym_key: {file: pseudonym.key}")(t, dir)
+			write(t, dir+"/pseudonym.key", "short")
+		}, usage, `audit.pseudonym_key: pseudonym key has 5 bytes, at least 32 are needed`},
 		{"a variable that is not set", in("{file: audit.key}", "{env: SALLYPORT_NO_KEY}"), usage, `audit.digest_key: environment variable SALLYPORT_NO_KEY is not set`},
 		{"a variable that is not base64", in("{file: audit.key}", "{env: HOME}"), usage, `audit.digest_key: environment variable HOME is not base64`},
 

@@ -68,7 +68,7 @@ func strike(t *testing.T, s *server, dir string, f fault) {
 	answered := w.await(t, "answered", func(a attempt) bool { return a.code == codes.OK }, curing, promise+slack)
 	up := w.awaitHealth(t, healthv1.HealthCheckResponse_SERVING, curing, promise+slack)
 	t.Logf("%s: refused after %v, NOT_SERVING after %v; cured: answered after %v, SERVING after %v", f.name,
-		delay(struck, refused), delay(struck, down), delay(cured, answered), delay(cured, up))
+		elapsed(struck, refused), elapsed(struck, down), elapsed(cured, answered), elapsed(cured, up))
 	for _, a := range still {
 		if a.begun.After(down) && a.code == codes.OK && !f.room {
 			t.Errorf("call %s was answered while nothing could be recorded", a.id)
@@ -81,7 +81,7 @@ func strike(t *testing.T, s *server, dir string, f fault) {
 	w.onRecord(t, dir)
 }
 
-func delay(from, to time.Time) time.Duration {
+func elapsed(from, to time.Time) time.Duration {
 	return max(0, to.Sub(from)).Round(time.Millisecond)
 }
 

@@ -40,6 +40,7 @@ const (
 	handshakeUnfinished = "HANDSHAKE_UNFINISHED"
 	serverRejected      = "SERVER_REJECTED"
 	identityRejected    = "IDENTITY_REJECTED"
+	tooManyConnections  = "TOO_MANY_CONNECTIONS"
 )
 
 // handshakes records connections that did not come to be.
@@ -105,6 +106,8 @@ func handshakeReason(r identity.Refusal) string {
 	switch {
 	case errors.As(r.Err, &blocked):
 		return string(interceptors.CallerBlocked)
+	case errors.Is(r.Err, identity.ErrTooManyConnections):
+		return tooManyConnections
 	case errors.As(r.Err, &invalid) && invalid.Reason == x509.Expired && time.Now().After(invalid.Cert.NotAfter):
 		return string(interceptors.IdentityExpired)
 	case errors.Is(r.Err, io.EOF), errors.Is(r.Err, io.ErrUnexpectedEOF), errors.Is(r.Err, os.ErrDeadlineExceeded), errors.Is(r.Err, syscall.ECONNRESET):

@@ -66,7 +66,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 denied.`,
 	root.AddCommand(
 		newServe(), newDev(), newDemo(),
 		newPredict(), newModels(),
-		newPolicy(), newAudit(), newIdentity(),
+		newPolicy(), newQuota(), newAudit(), newIdentity(),
 		newVersion(),
 	)
 	return root

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	auditv1 "github.com/sallyport/sallyport/gen/go/sallyport/audit/v1"
+	"github.com/sallyport/sallyport/interceptors/audit"
 	"github.com/sallyport/sallyport/interceptors/policy"
 )
 
@@ -75,6 +76,9 @@ func userText(r *auditv1.Record) string {
 		return "none: the workload called for itself, or no token proved a user"
 	}
 	text := fmt.Sprintf("%s of %s", u.GetSubject(), u.GetIssuer())
+	if audit.IsPseudonym(u.GetSubject()) {
+		text += ", who is not named: audit.pseudonym_key is set"
+	}
 	if u.GetExpiry() != nil {
 		text += ", token until " + stamp(u.GetExpiry())
 	}

@@ -73,6 +73,9 @@ func sumUp(w io.Writer, path string, p *configv1.Policy) error {
 			return err
 		}
 	}
+	if err := noteBudgets(w, p); err != nil {
+		return err
+	}
 	for _, b := range p.GetBlocked() {
 		who := strings.Join(slices.Concat(b.GetCallers(), b.GetAddresses()), ", ")
 		if _, err := fmt.Fprintf(w, "blocked: %s (%s)\n", printable(who), printable(b.GetReason())); err != nil {
@@ -80,6 +83,23 @@ func sumUp(w io.Writer, path string, p *configv1.Policy) error {
 		}
 	}
 	return nil
+}
+
+// noteBudgets says which roles have budgets, and what they take.
+func noteBudgets(w io.Writer, p *configv1.Policy) error {
+	ix, err := policy.Compile(p)
+	if err != nil {
+		return err
+	}
+	for _, name := range ix.Budgeted() {
+		if _, err := fmt.Fprintf(w, "budget of %s: %s\n", printable(name), strings.Join(ix.RoleLimits(name).Budgets(), "; ")); err != nil {
+			return err
+		}
+	}
+	if len(ix.Budgeted()) > 0 {
+		_, err = fmt.Fprintln(w, "note: budgets need a store: a server without quota.redis in its configuration refuses this policy")
+	}
+	return err
 }
 
 // ruleText is what a rule allows, and when.

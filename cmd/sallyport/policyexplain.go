@@ -25,6 +25,8 @@ type explainFlags struct {
 	rows                                   int64
 	time                                   string
 	call, audit                            string
+	keys                                   keyFlags
+	pseudonym                              pseudonymFlags
 	json                                   bool
 }
 
@@ -46,7 +48,9 @@ The server is not asked; the file decides.
 With --call, tell from the audit log why a call went as it did. If --policy names
 the very file that decided, by its SHA-256, the rules behind it follow; if it
 names another, they follow with a warning. The log has the user's issuer and
-subject and no other claims: give those with --user-group and so on.
+subject and no other claims: give those with --user-group and so on. Where it has a
+pseudonym for the subject, --user-subject with --pseudonym-key-file gives the
+subject, which must be the one that the pseudonym stands for.
 
 The exit code is 0 if it is or was allowed and 3 if not.`,
 		Example: `  sallyport policy explain --policy policy.yaml --caller spiffe://sallyport.test/intern --action PREDICT --model digits
@@ -80,6 +84,8 @@ The exit code is 0 if it is or was allowed and 3 if not.`,
 	f.StringVar(&flags.time, "time", "", "when, as in RFC 3339, or how long ago, such as 90m (default now)")
 	f.StringVar(&flags.call, "call", "", "id of a call in the audit log; then who, what and when are taken from there")
 	f.StringVar(&flags.audit, "audit", defaultAuditDir, "directory of the audit log, for --call")
+	flags.keys.register(cmd)
+	flags.pseudonym.register(cmd)
 	f.BoolVar(&flags.json, "json", false, "print JSON")
 	return cmd
 }
@@ -182,7 +188,11 @@ var fromRecord = []string{"caller", "action", "model", "address", "user-issuer",
 // besideCall finds flags that do not go with --call.
 func besideCall(given *pflag.FlagSet) error {
 	var errs []error
+	resolves := given.Changed("pseudonym-key-file") || given.Changed("pseudonym-key-env")
 	given.Visit(func(f *pflag.Flag) {
+		if f.Name == "user-subject" && resolves {
+			return // the record has a pseudonym for it
+		}
 		if slices.Contains(fromRecord, f.Name) {
 			errs = append(errs, fmt.Errorf("--%s: --call takes it from the record", f.Name))
 		}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -48,12 +49,19 @@ func runExplainCall(ctx context.Context, w io.Writer, given *pflag.FlagSet, flag
 	if flags.call == "" {
 		return usage(errors.New("--call: an id must not be empty"))
 	}
-	record, err := findCall(ctx, audit.View{Dir: flags.audit}, flags.call)
+	log, err := flags.keys.view(ctx, flags.audit)
+	if err != nil {
+		return err
+	}
+	record, err := findCall(ctx, log, flags.call)
 	if err != nil {
 		return whereLog(err, "--audit")
 	}
 	if record.GetUser() == nil && flags.user.claims() {
 		return usage(fmt.Errorf("call %s had no user whose claims could be given", flags.call))
+	}
+	if err := flags.resolveSubject(record); err != nil {
+		return usage(err)
 	}
 	story := callStory{record: record}
 	if given.Changed("policy") {
@@ -149,6 +157,9 @@ func askPolicy(r *auditv1.Record, flags explainFlags) (*askedPolicy, error) {
 		asked.Notes = append(asked.Notes, "the record names no model: what follows is whether the caller may do this on any model at all")
 	}
 	asked.Notes = append(asked.Notes, unrecorded(e)...)
+	if request.User != nil && audit.IsPseudonym(request.User.Subject) {
+		asked.Notes = append(asked.Notes, pseudonymNote)
+	}
 	if asked.Decided && r.GetDecision() != "" && r.GetDecision() != e.Outcome.String() {
 		asked.Notes = append(asked.Notes, fmt.Sprintf("the record says %s and this %s: the decision rests on something that the record does not hold",
 			printable(r.GetDecision()), e.Outcome))
@@ -179,11 +190,30 @@ func recordedRequest(r *auditv1.Record, flags explainFlags) (policy.Request, boo
 	}
 	if u := r.GetUser(); u != nil {
 		request.User = &identity.User{
-			Issuer: u.GetIssuer(), Subject: u.GetSubject(), NotAfter: u.GetExpiry().AsTime(),
+			Issuer: u.GetIssuer(), Subject: cmp.Or(flags.user.subject, u.GetSubject()), NotAfter: u.GetExpiry().AsTime(),
 			Groups: flags.user.groups, Scopes: flags.user.scopes, AMR: flags.user.amr, ACR: flags.user.acr,
 		}
 	}
 	return request, true
+}
+
+// pseudonymNote is what cannot be asked again.
+const pseudonymNote = "the record has a pseudonym for the user: bindings that name subjects, and conditions on user.subject, may have decided otherwise; " +
+	"--user-subject with --pseudonym-key-file gives the subject"
+
+// resolveSubject checks that the subject given is the one whose pseudonym is on
+// record.
+func (f *explainFlags) resolveSubject(r *auditv1.Record) error {
+	p, err := f.pseudonym.pseudonymizer()
+	switch onRecord := r.GetUser().GetSubject(); {
+	case err != nil || f.user.subject == "":
+		return err
+	case !audit.IsPseudonym(onRecord):
+		return errors.New("--user-subject: the record has no pseudonym for a user")
+	case p == nil || p.Pseudonym(f.user.subject) != onRecord:
+		return errors.New("--user-subject: the pseudonym on record is not of this subject under this key")
+	}
+	return nil
 }
 
 func clampRows(n uint64) int64 { return int64(min(n, 1<<62)) }

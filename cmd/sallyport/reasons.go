@@ -15,6 +15,8 @@ var recordReasons = []string{
 	string(interceptors.QuotaRequests),
 	string(interceptors.QuotaRows),
 	string(interceptors.QuotaStreams),
+	string(interceptors.QuotaBudget),
+	string(interceptors.QuotaUnavailable),
 	string(interceptors.Overloaded),
 	string(interceptors.MessageTooLarge),
 	string(interceptors.RequestInvalid),
@@ -29,5 +31,5 @@ var recordReasons = []string{
 	string(interceptors.DeadlineExceeded),
 	string(interceptors.Cancelled),
 	string(interceptors.Internal),
-	identityRejected, serverRejected, handshakeUnfinished,
+	identityRejected, serverRejected, handshakeUnfinished, tooManyConnections,
 }

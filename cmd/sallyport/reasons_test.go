@@ -30,7 +30,7 @@ func TestRecordReasons(t *testing.T) {
 			}
 		}
 		for _, reason := range recordReasons {
-			ofHandshake := slices.Contains([]string{identityRejected, serverRejected, handshakeUnfinished}, reason)
+			ofHandshake := slices.Contains([]string{identityRejected, serverRejected, handshakeUnfinished, tooManyConnections}, reason)
 			if !ofHandshake && !slices.Contains(want, reason) {
 				t.Errorf("audit show knows the reason %s, which %s has not", reason, path)
 			}

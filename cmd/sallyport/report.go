@@ -167,7 +167,16 @@ func (p *process) readiness() []server.Check {
 		{
 			Name: "audit",
 			Err:  p.audit.Err,
-			Note: func() string { return fmt.Sprintf("%d records", p.audit.Stats().Records) },
+			Note: func() string {
+				stats := p.audit.Stats()
+				note := fmt.Sprintf("%d records, %d of them in the last checkpoint", stats.Records, stats.Checkpoint)
+				if p.witness != nil {
+					if err := p.witness.Stats().Err; err != nil {
+						note += fmt.Sprintf(", witness: %v", err)
+					}
+				}
+				return note
+			},
 		},
 		{
 			Name: "models",
@@ -202,6 +211,12 @@ func (p *process) readiness() []server.Check {
 				}
 				return note
 			},
+		},
+		{
+			Name: "quota",
+			// While the store is away each role says what holds; the server goes on.
+			Err:  func() error { return nil },
+			Note: p.quotaNote,
 		},
 		{
 			Name: "users",
@@ -241,19 +256,31 @@ func (p *process) away() string {
 }
 
 // sources are the values that metrics show.
-func (p *process) sources(limiter *quota.Limiter) server.Sources {
+func (p *process) sources() server.Sources {
 	return server.Sources{
-		SVIDExpiry:       p.source.NotAfter,
-		AuditQueue:       func() int { return p.audit.Stats().Queue },
-		AuditCommit:      func() time.Duration { return p.audit.Stats().LastCommit },
-		AuditRecords:     func() uint64 { return p.audit.Stats().Records },
-		AuditFailures:    func() uint64 { return p.audit.Stats().Failures },
-		QuotaCallers:     func() int { return limiter.Stats().Callers },
+		SVIDExpiry:      p.source.NotAfter,
+		AuditQueue:      func() int { return p.audit.Stats().Queue },
+		AuditCommit:     func() time.Duration { return p.audit.Stats().LastCommit },
+		AuditRecords:    func() uint64 { return p.audit.Stats().Records },
+		AuditFailures:   func() uint64 { return p.audit.Stats().Failures },
+		AuditCheckpoint: func() uint64 { return p.audit.Stats().Checkpoint },
+		WitnessFailures: func() uint64 {
+			if p.witness == nil {
+				return 0
+			}
+			return p.witness.Stats().Failed
+		},
+		Quota: p.limiter.Stats,
+		QuotaUses: func(n int) ([]quota.Use, int) {
+			return p.limiter.Uses(n, func(quota.Account) bool { return true })
+		},
+		QuotaStoreAway:   func() bool { since, _ := p.limiter.StoreAway(); return !since.IsZero() },
 		ModelVersions:    p.versions,
 		ModelFailures:    func() int { return len(p.models.Failures()) },
 		PolicyGeneration: func() uint64 { return p.policy.Load().Generation() },
 		PolicyStale:      func() bool { return p.policy.LastError() != nil },
 		Connections:      func() int { return p.creds.Connections() },
+		RunsWaiting:      func() int { return p.runtime.Waiting() },
 		IssuersUnusable:  func() int { return len(p.unusableIssuers()) },
 		ShadowGeneration: p.shadowGeneration,
 		ShadowStale:      func() bool { return p.shadow != nil && p.shadow.LastError() != nil },

@@ -27,7 +27,8 @@ func (p *process) run(ctx context.Context, heard *serverSignals) error {
 		background.Go(func() { p.shadow.Run(working) })
 	}
 	background.Go(func() {
-		err := server.ServeAdmin(working, p.admin, append(p.checks, p.server.Draining()), p.metrics.Gatherer())
+		err := server.ServeAdmin(working, p.admin, append(p.checks, p.server.Draining()), p.metrics.Gatherer(),
+			server.Page{Path: "/quota", Serve: p.serveQuota})
 		if err != nil {
 			cut(fmt.Errorf("admin: %w", err))
 		}
@@ -96,6 +97,12 @@ func (p *process) close(ctx context.Context) error {
 	}
 	if p.chain != nil {
 		end("chain", p.chain.Close(ctx))
+	}
+	if p.limiter != nil {
+		end("quotas", p.limiter.Close(ctx))
+	}
+	if p.quotaStore != nil {
+		end("store of quotas", p.quotaStore.Close())
 	}
 	if p.models != nil {
 		end("models", p.models.Close(ctx))

@@ -49,6 +49,10 @@ func TestScripts(t *testing.T) {
 			"auditlog": func(ts *testscript.TestScript, _ bool, args []string) {
 				ts.Check(appendLog(ts.MkAbs(args[0]), sampleRecords()...))
 			},
+			// unusuallog DIR: write an audit log in which audit report finds much.
+			"unusuallog": func(ts *testscript.TestScript, _ bool, args []string) {
+				ts.Check(appendLog(ts.MkAbs(args[0]), unusualRecords()...))
+			},
 			// calllog DIR POLICY: write an audit log of calls that the policy decided on.
 			"calllog": func(ts *testscript.TestScript, _ bool, args []string) {
 				ts.Check(appendLog(ts.MkAbs(args[0]), decidedCalls(ts.ReadFile(args[1]))...))

@@ -6,9 +6,9 @@ import (
 	"syscall"
 )
 
-// serverSignals are what an operator tells a server. They are caught from
-// notifyServerSignals on, without a moment in between at which one is lost or ends the
-// process.
+// serverSignals are what an operator tells a server; the zero value hears nothing.
+// They are caught from notifyServerSignals on, without a moment in between at which
+// one is lost or ends the process.
 type serverSignals struct {
 	// hangups reload policy and models.
 	hangups chan os.Signal

@@ -99,7 +99,11 @@ func (s *streaming) run(ctx context.Context, stream *sallyport.Stream) error {
 func (s *streaming) take(ctx context.Context, i int, result *inferencev1.StreamResult) (again bool, err error) {
 	if st := result.GetStatus(); st != nil {
 		err := status.ErrorProto(st)
-		if delay, ok := retryAfter(err); ok && pause(ctx, delay) {
+		delay, ok := retryAfter(err)
+		if ok && delay > maxPause {
+			return false, tooLong(s.spans[i], delay, err)
+		}
+		if ok && pause(ctx, delay) {
 			return true, nil
 		}
 		return false, fmt.Errorf("%s: %w", s.spans[i], err)

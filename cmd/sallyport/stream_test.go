@@ -267,13 +267,24 @@ func TestPredictStreamRefused(t *testing.T) {
 		{
 			"no time to wait for the quota",
 			each(func(s serverStream, b *inferencev1.StreamBatch) error {
-				if err := s.Send(refuse(b, overQuota(t, time.Hour))); err != nil {
+				if err := s.Send(refuse(b, overQuota(t, 2*time.Minute))); err != nil {
 					return err
 				}
 				<-s.Context().Done()
 				return nil
 			}),
 			"rows 1 to 2: RESOURCE_EXHAUSTED (QUOTA_ROWS)",
+		},
+		{
+			"a quota that takes longer than anyone waits",
+			each(func(s serverStream, b *inferencev1.StreamBatch) error {
+				if err := s.Send(refuse(b, overQuota(t, time.Hour))); err != nil {
+					return err
+				}
+				<-s.Context().Done()
+				return nil
+			}),
+			"rows 1 to 2: a command waits 5m0s for a quota at most, and this takes 1h0m0s: RESOURCE_EXHAUSTED (QUOTA_ROWS)",
 		},
 		{
 			"in the middle",

@@ -22,6 +22,7 @@ import (
 	"github.com/sallyport/sallyport/interceptors/audit"
 	"github.com/sallyport/sallyport/interceptors/policy"
 	"github.com/sallyport/sallyport/interceptors/quota"
+	"github.com/sallyport/sallyport/interceptors/quota/redisstore"
 	"github.com/sallyport/sallyport/server"
 	"github.com/sallyport/sallyport/server/inference"
 	"github.com/sallyport/sallyport/server/model"
@@ -30,24 +31,27 @@ import (
 
 // process is a server with all it is made of.
 type process struct {
-	log      *slog.Logger
-	source   *identity.Source
-	policy   *policy.Store
-	shadow   *policy.Store       // nil if there is none
-	users    *usertoken.Verifier // nil if no user's token is taken
-	creds    *identity.ServerCredentials
-	audit    *audit.Log
-	witness  *audit.Witness // nil if there is none
-	runtime  *onnx.Runtime
-	models   *model.Repository
-	chain    *interceptors.Chain
-	server   *server.Server
-	metrics  *server.Metrics
-	checks   []server.Check
-	listener net.Listener
-	admin    net.Listener
-	refusals *handshakes
-	domains  []spiffeid.TrustDomain
+	log     *slog.Logger
+	source  *identity.Source
+	policy  *policy.Store
+	shadow  *policy.Store       // nil if there is none
+	users   *usertoken.Verifier // nil if no user's token is taken
+	creds   *identity.ServerCredentials
+	audit   *audit.Log
+	witness *audit.Witness // nil if there is none
+	runtime *onnx.Runtime
+	models  *model.Repository
+	limiter *quota.Limiter
+	// quotaStore is what replicas share their quotas in; nil if this one is alone.
+	quotaStore *redisstore.Store
+	chain      *interceptors.Chain
+	server     *server.Server
+	metrics    *server.Metrics
+	checks     []server.Check
+	listener   net.Listener
+	admin      net.Listener
+	refusals   *handshakes
+	domains    []spiffeid.TrustDomain
 	// issuers vouch for users; tokenDomains are those of JWT-SVIDs among them.
 	issuers      []string
 	tokenDomains []spiffeid.TrustDomain
@@ -75,7 +79,7 @@ func assemble(ctx context.Context, cfg *configv1.Server, log *slog.Logger) (_ *p
 		}
 		p.domains = append(p.domains, td)
 	}
-	if p.policy, err = policy.NewStore(cfg.GetPolicy().GetFile(), log, p.policyReloaded); err != nil {
+	if p.policy, err = policy.NewStore(cfg.GetPolicy().GetFile(), log, p.policyReloaded, budgetsNeedStore(cfg.GetQuota())); err != nil {
 		return nil, usage(err)
 	}
 	if file := cfg.GetPolicy().GetShadowFile(); file != "" {
@@ -90,6 +94,10 @@ func assemble(ctx context.Context, cfg *configv1.Server, log *slog.Logger) (_ *p
 	digester, err := audit.NewDigester(key)
 	if err != nil {
 		return nil, usage(fmt.Errorf("audit.digest_key: %w", err))
+	}
+	pseudonymizer, err := openPseudonymizer(cfg.GetAudit().GetPseudonymKey())
+	if err != nil {
+		return nil, usage(fmt.Errorf("audit.pseudonym_key: %w", err))
 	}
 	auditCfg, err := auditConfig(cfg.GetAudit(), log)
 	if err != nil {
@@ -110,6 +118,8 @@ func assemble(ctx context.Context, cfg *configv1.Server, log *slog.Logger) (_ *p
 		Threads:     int(cfg.GetRuntime().GetThreads()),
 		Concurrency: int(cfg.GetRuntime().GetConcurrency()),
 		Queue:       int(cfg.GetRuntime().GetQueue()),
+		// Nothing runs before there are metrics.
+		Waited: func(_ context.Context, d time.Duration) { p.metrics.RunWaited(d) },
 	}); err != nil {
 		return nil, usage(err)
 	}
@@ -121,6 +131,9 @@ func assemble(ctx context.Context, cfg *configv1.Server, log *slog.Logger) (_ *p
 		return nil, usage(fmt.Errorf("identity.users: %w", err))
 	}
 
+	if auditCfg.Sealer, err = openSealer(ctx, cfg.GetAudit().GetEncryption()); err != nil {
+		return nil, usage(fmt.Errorf("audit.encryption: %w", err))
+	}
 	if p.audit, err = audit.Open(auditCfg); err != nil {
 		return nil, fmt.Errorf("audit: %w", err)
 	}
@@ -154,8 +167,10 @@ func assemble(ctx context.Context, cfg *configv1.Server, log *slog.Logger) (_ *p
 	if err != nil {
 		return nil, err
 	}
-	limiter := quota.New(quota.Config{})
-	p.metrics = server.NewMetrics(p.sources(limiter))
+	if err := p.openQuota(cfg.GetQuota()); err != nil {
+		return nil, err
+	}
+	p.metrics = server.NewMetrics(p.sources())
 	maxMessage := int(bounds.GetMaxMessageBytes())
 	if maxMessage == 0 {
 		maxMessage = 4 << 20
@@ -163,9 +178,10 @@ func assemble(ctx context.Context, cfg *configv1.Server, log *slog.Logger) (_ *p
 	if p.chain, err = interceptors.New(interceptors.Config{
 		Methods:           append(service.Methods(), server.StandardMethods()...),
 		Policy:            p.policy.Load,
-		Quota:             limiter,
+		Quota:             p.limiter,
 		Audit:             p.audit,
 		Digester:          digester,
+		Pseudonymizer:     pseudonymizer,
 		Durability:        durability(cfg.GetAudit()),
 		Users:             p.userVerifier(),
 		Shadow:            p.shadowPolicy,
@@ -182,6 +198,7 @@ func assemble(ctx context.Context, cfg *configv1.Server, log *slog.Logger) (_ *p
 	if p.creds, err = identity.NewServerCredentials(p.source, identity.ServerConfig{
 		TrustDomains: p.domains,
 		Admit:        p.admit,
+		MaxPerCaller: cmp.Or(int(bounds.GetMaxConnectionsPerCaller()), 256),
 		Refused:      p.refusals.refused,
 	}); err != nil {
 		return nil, err

@@ -257,3 +257,15 @@ func frames(segment []byte) [][]byte {
 	}
 	return frames
 }
+
+// eventually waits until the condition holds.
+func eventually(t testing.TB, holds func() bool) {
+	t.Helper()
+	for patience := time.After(30 * time.Second); !holds(); {
+		select {
+		case <-time.After(5 * time.Millisecond):
+		case <-patience:
+			t.Fatal("not within 30 s")
+		}
+	}
+}

@@ -243,7 +243,8 @@ func (l *Log) fail(cause error) {
 	all := slices.Concat(l.unsynced, l.rest, l.queue)
 	l.unsynced, l.rest, l.queue, l.flushDue = nil, nil, nil, nil
 	for _, e := range all {
-		if !e.waits {
+		// What is the log's own is made again when it is needed.
+		if e.queued || e.durability == Written && !e.waits {
 			l.queue = append(l.queue, e)
 		}
 	}

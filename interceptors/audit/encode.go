@@ -71,12 +71,6 @@ func legible(r *auditv1.Record) *auditv1.Record {
 	return r
 }
 
-// logsOwn tells whether records of that kind are the log's own, which are never
-// sealed: they are needed to read the others.
-func logsOwn(k auditv1.Kind) bool {
-	return k == auditv1.Kind_KIND_KEY || k == auditv1.Kind_KIND_RETENTION
-}
-
 // keyEntry is the record with which each segment of sealed records begins.
 func (l *Log) keyEntry() *entry {
 	e, err := l.encode(&auditv1.Record{

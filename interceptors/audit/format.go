@@ -43,6 +43,10 @@ const (
 	// maxCommit is the most that one commit writes, hence the longest torn tail.
 	maxCommit = 4 << 20
 
+	// maxSegmentRecords bounds a segment whatever its bytes, and so what its index
+	// takes in memory while it is written: 50 MB.
+	maxSegmentRecords = 1 << 20
+
 	sequenceField = protowire.Number(1)
 	// sequenceSize is the most that the sequence adds to a record.
 	sequenceSize = 1 + binary.MaxVarintLen64

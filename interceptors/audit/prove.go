@@ -19,10 +19,14 @@ import (
 // of at most 64 KiB.
 const maxProvable = 48 << 10
 
+// ErrNotCovered says that a checkpoint is from before a record.
+var ErrNotCovered = errors.New("not covered yet")
+
 // Prove makes the proof that the record of a call is in the log that a checkpoint
 // is of: in the form of C2SP tlog-proof, with the record as it is stored as the
 // extra data. Without a checkpoint it is the last one of the log. The error wraps
-// ErrNoCall if there is no such record; a log that does not lead to the checkpoint
+// ErrNoCall if there is no such record, ErrNotCovered if it is younger than the
+// checkpoint; a log that does not lead to the checkpoint
 // is a *TamperError.
 //
 // It reads one hash for each record that the checkpoint covers.
@@ -57,7 +61,7 @@ func prove(dir, callID string, given []byte) ([]byte, error) {
 	}
 	seq := at.record.GetSequence()
 	if seq > c.Size {
-		return nil, fmt.Errorf("the checkpoint covers %d records, and that of the call is record %d: wait for the next one, which the server makes within seconds", c.Size, seq)
+		return nil, fmt.Errorf("%w: the checkpoint covers %d records, and that of the call is record %d: wait for the next one, which the server makes within seconds", ErrNotCovered, c.Size, seq)
 	}
 	hashes, err := newProver(dir, firsts, c.Size)
 	if err != nil {

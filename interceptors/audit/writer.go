@@ -95,7 +95,9 @@ func (w *writer) check() error {
 func (w *writer) path() string { return filepath.Join(w.dir, segmentName(w.first)) }
 
 // full tells whether the next records belong into a new segment.
-func (w *writer) full() bool { return w.written.size >= w.limit || w.sealed }
+func (w *writer) full() bool {
+	return w.written.size >= w.limit || w.written.tree.size+1-w.first >= maxSegmentRecords || w.sealed
+}
 
 // empty tells whether the last segment has no record.
 func (w *writer) empty() bool { return w.durable.tree.size+1 == w.first }

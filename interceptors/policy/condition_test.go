@@ -196,6 +196,8 @@ func TestConditionDetails(t *testing.T) {
 	}
 	if d := decide(call(), "rows < 1", "user.groups[7] == ''", "int(user.acr) == 1"); d.Detail != "role r1 rules[0].when: index out of bounds: 7; 1 more could not be evaluated" {
 		t.Errorf("failed: %q", d.Detail)
+	} else if d.Impersonal != "role r1 rules[0].when could not be evaluated; 1 more could not be evaluated" {
+		t.Errorf("failed, without values: %q", d.Impersonal)
 	}
 	var whens []string
 	for i := range 200 {

@@ -95,5 +95,8 @@ func (r RoleDiff) limits() string {
 	part("row_burst", r.Before.RowBurst, r.After.RowBurst)
 	part("max_rows_per_request", r.Before.MaxRowsPerRequest, r.After.MaxRowsPerRequest)
 	part("max_streams", r.Before.MaxStreams, r.After.MaxStreams)
+	part("budget a day", r.Before.Day.orNone(), r.After.Day.orNone())
+	part("budget a month", r.Before.Month.orNone(), r.After.Month.orNone())
+	part("counts alone while the store is away", r.Before.Alone, r.After.Alone)
 	return ": " + strings.Join(parts, ", ")
 }

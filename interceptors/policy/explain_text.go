@@ -80,6 +80,12 @@ func (e Explanation) String() string {
 		line("  requests  %g a second, %d at once", g.Limits.RequestsPerSecond, g.Limits.RequestBurst)
 		line("  rows      %g a second, %d at once, %d a request", g.Limits.RowsPerSecond, g.Limits.RowBurst, g.Limits.MaxRowsPerRequest)
 		line("  streams   %d open", g.Limits.MaxStreams)
+		for _, budget := range g.Limits.Budgets() {
+			line("  budget    %s", budget)
+		}
+		if g.Limits.Alone {
+			line("  while the store of quotas is away each replica counts for itself, and budgets are not enforced")
+		}
 	}
 	for _, s := range e.Suggestions {
 		line("note: %s", s)

@@ -4,6 +4,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"time"
 
 	configv1 "github.com/sallyport/sallyport/gen/go/sallyport/config/v1"
 )
@@ -22,6 +23,23 @@ type Limits struct {
 	MaxRowsPerRequest int64 `json:"max_rows_per_request"`
 	// MaxStreams is the most streams open at the same time.
 	MaxStreams int64 `json:"max_streams"`
+	// Day and Month are budgets.
+	Day   Budget `json:"day,omitzero"`
+	Month Budget `json:"month,omitzero"`
+	// Alone says that each replica counts for itself while the store of quotas
+	// does not answer (on_store_failure: LOCAL).
+	Alone bool `json:"alone,omitempty"`
+}
+
+// Budget is how much of a period's budget one caller has; what is 0 is not
+// bounded.
+type Budget struct {
+	// Rows that models run.
+	Rows int64 `json:"rows,omitempty"`
+	// Bytes of messages received and sent.
+	Bytes int64 `json:"bytes,omitempty"`
+	// ModelTime is the time that models run, in nanoseconds.
+	ModelTime time.Duration `json:"model_time_ns,omitempty"`
 }
 
 // defaultMaxStreams holds where no role says how many: none of them allows
@@ -36,17 +54,30 @@ func newLimits(l *configv1.Limits) Limits {
 		return int64(v) //nolint:gosec // the schema bounds every limit by 1e12
 	}
 	rowBurst := or(l.GetRowBurst(), l.GetRowsPerSecond())
-	return Limits{
+	limits := Limits{
 		RequestsPerSecond: l.GetRequestsPerSecond(),
 		RequestBurst:      or(l.GetRequestBurst(), l.GetRequestsPerSecond()),
 		RowsPerSecond:     l.GetRowsPerSecond(),
 		RowBurst:          rowBurst,
 		MaxRowsPerRequest: or(l.GetMaxRowsPerRequest(), float64(rowBurst)),
 		MaxStreams:        int64(l.GetMaxStreams()),
+		Alone:             l.GetOnStoreFailure() == configv1.OnStoreFailure_LOCAL,
 	}
+	for _, b := range l.GetBudgets() {
+		budget := Budget{
+			Rows: int64(b.GetRows()), Bytes: int64(b.GetBytes()), //nolint:gosec // the schema bounds both by 1e15
+			ModelTime: b.GetModelTime().AsDuration().Truncate(time.Microsecond),
+		}
+		if b.GetPeriod() == configv1.Period_MONTH {
+			limits.Month = budget
+		} else {
+			limits.Day = budget
+		}
+	}
+	return limits
 }
 
-// mostGenerous is the greater of each limit.
+// mostGenerous is the greater of each limit. No budget is more generous than any.
 func mostGenerous(a, b Limits) Limits {
 	return Limits{
 		RequestsPerSecond: max(a.RequestsPerSecond, b.RequestsPerSecond),
@@ -55,7 +86,22 @@ func mostGenerous(a, b Limits) Limits {
 		RowBurst:          max(a.RowBurst, b.RowBurst),
 		MaxRowsPerRequest: max(a.MaxRowsPerRequest, b.MaxRowsPerRequest),
 		MaxStreams:        max(a.MaxStreams, b.MaxStreams),
+		Day:               greater(a.Day, b.Day),
+		Month:             greater(a.Month, b.Month),
+		Alone:             a.Alone || b.Alone,
 	}
+}
+
+func greater(a, b Budget) Budget {
+	return Budget{Rows: unlessNone(a.Rows, b.Rows), Bytes: unlessNone(a.Bytes, b.Bytes), ModelTime: unlessNone(a.ModelTime, b.ModelTime)}
+}
+
+// unlessNone is the greater of two bounds, of which 0 is none.
+func unlessNone[T int64 | time.Duration](a, b T) T {
+	if a == 0 || b == 0 {
+		return 0
+	}
+	return max(a, b)
 }
 
 // Grant is what a set of roles gives together. It is shared by all decisions
@@ -74,8 +120,11 @@ type Grant struct {
 func newGrant(roles []*role) *Grant {
 	slices.SortFunc(roles, func(a, b *role) int { return strings.Compare(a.name, b.name) })
 	g := &Grant{}
-	for _, r := range roles {
+	for i, r := range roles {
 		g.Roles = append(g.Roles, r.name)
+		if i == 0 {
+			g.Limits = r.limits
+		}
 		g.Limits = mostGenerous(g.Limits, r.limits)
 	}
 	if g.Limits.MaxStreams == 0 {

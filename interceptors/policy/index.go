@@ -88,6 +88,9 @@ type Decision struct {
 	// Detail is why it was refused, for the operator and never for the caller;
 	// empty if allowed.
 	Detail string
+	// Impersonal is Detail without what the error of a condition may show of the
+	// call's values, the user's subject among them; empty where Detail shows none.
+	Impersonal string
 }
 
 // Index is a compiled policy. It is safe for concurrent use and does not

@@ -302,11 +302,15 @@ func (s *story) holds(c *candidate) bool {
 // refusal is the decision if nothing allows the call.
 func (s *story) refusal() Decision {
 	if len(s.failed) > 0 {
-		detail := fmt.Sprintf("%v.when: %s", s.failed[0], clip(s.err.Error(), maxDetailBytes/2))
-		if more := len(s.failed) - 1; more > 0 {
-			detail += fmt.Sprintf("; %d more could not be evaluated", more)
+		more := ""
+		if n := len(s.failed) - 1; n > 0 {
+			more = fmt.Sprintf("; %d more could not be evaluated", n)
 		}
-		return Decision{Outcome: ConditionFailed, Detail: detail}
+		return Decision{
+			Outcome:    ConditionFailed,
+			Detail:     fmt.Sprintf("%v.when: %s%s", s.failed[0], clip(s.err.Error(), maxDetailBytes/2), more),
+			Impersonal: fmt.Sprintf("%v.when could not be evaluated%s", s.failed[0], more),
+		}
 	}
 	var names []string
 	for _, t := range s.untrue[:min(len(s.untrue), maxTold)] {

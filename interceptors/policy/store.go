@@ -39,6 +39,7 @@ type Store struct {
 	path     string
 	log      *slog.Logger
 	onReload func(Event)
+	fits     []func(*Index) error
 	refusing string        // what the log says of a file that is refused
 	taking   string        // and of one that is taken
 	settle   time.Duration // how long a file must hold still before Run takes it
@@ -55,8 +56,9 @@ type Store struct {
 
 // NewStore loads the policy at path; the error is that of a bad file. onReload,
 // which may be nil, is told of every later reload that is an Event, one call at
-// a time; it must not call Reload.
-func NewStore(path string, log *slog.Logger, onReload func(Event)) (*Store, error) {
+// a time; it must not call Reload. A policy that one of fits returns an error for is
+// refused: it is good by itself and does not fit the server.
+func NewStore(path string, log *slog.Logger, onReload func(Event), fits ...func(*Index) error) (*Store, error) {
 	if log == nil {
 		return nil, errors.New("policy: no logger")
 	}
@@ -64,11 +66,11 @@ func NewStore(path string, log *slog.Logger, onReload func(Event)) (*Store, erro
 		onReload = func(Event) {}
 	}
 	s := &Store{
-		path: path, log: log, onReload: onReload, settle: 100 * time.Millisecond, poll: 10 * time.Second,
+		path: path, log: log, onReload: onReload, fits: fits, settle: 100 * time.Millisecond, poll: 10 * time.Second,
 		refusing: "policy refused; the one before stays in force", taking: "policy in force",
 	}
 	r := s.read()
-	ix, err := r.compile(path)
+	ix, err := s.compile(r)
 	if err != nil {
 		return nil, err
 	}
@@ -151,6 +153,20 @@ func (r reading) compile(name string) (*Index, error) {
 	return ix, nil
 }
 
+// compile also tells whether the policy fits the server.
+func (s *Store) compile(r reading) (*Index, error) {
+	ix, err := r.compile(s.path)
+	if err != nil {
+		return nil, err
+	}
+	for _, fit := range s.fits {
+		if err := fit(ix); err != nil {
+			return nil, fmt.Errorf("%s: %w", s.path, err)
+		}
+	}
+	return ix, nil
+}
+
 // apply puts a reading in force, or refuses it and tells so. s.mu is held.
 func (s *Store) apply(ctx context.Context, r reading) error {
 	before := s.Load()
@@ -162,7 +178,7 @@ func (s *Store) apply(ctx context.Context, r reading) error {
 		s.refused = ""
 		return nil
 	}
-	ix, err := r.compile(s.path)
+	ix, err := s.compile(r)
 	if err != nil {
 		s.failure.Store(&err)
 		s.refused = r.state()

@@ -16,6 +16,7 @@ type account struct {
 	rows     bucket
 	at       time.Duration // the time for which the tokens hold
 	streams  int64
+	shared   *shared // nil without a Store
 
 	// fullAt orders the shard's heap. It is never later than full, but may be
 	// earlier: what is taken does not move it; it is corrected when it comes up.
@@ -50,6 +51,13 @@ func (a *account) adopt(limits Limits, now time.Duration) {
 	a.limits = limits
 	a.requests.adopt(limits.RequestsPerSecond, limits.RequestBurst)
 	a.rows.adopt(limits.RowsPerSecond, limits.RowBurst)
+	if s := a.shared; s != nil {
+		// What is held was taken under the limits before: it goes back first.
+		for k, n := range s.held {
+			s.back[k] += n
+		}
+		s.held, s.most, s.believed = Amounts{}, s.shard.limiter.lease.most(&limits), 0
+	}
 }
 
 // take takes both or, with an *Exceeded, neither. Tokens are counted anew only
@@ -74,12 +82,22 @@ func (a *account) take(requests, rows float64, now time.Duration) error {
 	return e
 }
 
+// drain takes what there is of both, without asking whether it is enough.
+func (a *account) drain(requests, rows float64, now time.Duration) {
+	a.settle(now)
+	a.requests.tokens = max(0, a.requests.tokens-requests)
+	a.rows.tokens = max(0, a.rows.tokens-rows)
+}
+
 // full is when the account will say nothing that a new one would not; long if
 // not by itself.
 func (a *account) full() time.Duration {
 	wait := max(a.requests.until(a.requests.burst), a.rows.until(a.rows.burst))
 	if a.streams > 0 || wait == long {
 		return long
+	}
+	if s := a.shared; s != nil && !s.empty() {
+		return max(a.at+wait, s.keep)
 	}
 	return a.at + wait
 }

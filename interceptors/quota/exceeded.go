@@ -20,12 +20,29 @@ const (
 	// Callers is how many callers the Limiter keeps account of; it is not this
 	// caller's doing.
 	Callers
+	// DayRows and the rest are what budgets bound.
+	DayRows
+	// DayBytes are bytes received and sent in a day.
+	DayBytes
+	// DayTime is model time in a day; Max is in microseconds.
+	DayTime
+	// MonthRows are rows in a month.
+	MonthRows
+	// MonthBytes are bytes received and sent in a month.
+	MonthBytes
+	// MonthTime is model time in a month; Max is in microseconds.
+	MonthTime
 )
 
-var limitNames = [...]string{"unknown", "requests", "rows", "rows per request", "streams", "callers"}
+var limitNames = [...]string{"unknown", "requests", "rows", "rows per request", "streams", "callers",
+	"rows a day", "bytes a day", "model time a day", "rows a month", "bytes a month", "model time a month"}
 
 // String is the limit's name: "rows per request".
 func (l Limit) String() string { return limitNames[int(l)%len(limitNames)] }
+
+// Budget tells whether the limit is one of a budget: then RetryAfter is until its
+// period ends.
+func (l Limit) Budget() bool { return l >= DayRows }
 
 // Exceeded is the error of a call that is over a limit. Nothing was taken for it.
 type Exceeded struct {
@@ -40,9 +57,20 @@ type Exceeded struct {
 	RetryAfter time.Duration
 }
 
+// Most is Max for people, model time as such.
+func (e *Exceeded) Most() string {
+	if e.Limit == DayTime || e.Limit == MonthTime {
+		return (time.Duration(e.Max) * time.Microsecond).String()
+	}
+	return fmt.Sprint(e.Max)
+}
+
 // Error says which limit, how much it allows and when to come again.
 func (e *Exceeded) Error() string {
 	s := fmt.Sprintf("quota of %s exceeded: at most %d at once", e.Limit, e.Max)
+	if e.Limit.Budget() {
+		s = fmt.Sprintf("budget of %s exceeded: %s", e.Limit, e.Most())
+	}
 	if e.RetryAfter > 0 {
 		s += fmt.Sprintf(", again after %v", e.RetryAfter)
 	}

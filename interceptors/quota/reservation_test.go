@@ -9,8 +9,8 @@ import (
 func TestSpentRowsAreNotRefunded(t *testing.T) {
 	l := quota.New(quota.Config{Now: newClock().Now})
 	r := reserve(t, l, "a", typical, 150)
-	r.Spend(100)
-	r.Spend(-100)
+	r.Spend(100, 0)
+	r.Spend(-100, 0)
 	if got := r.Rows(); got != 50 {
 		t.Errorf("%d rows left, want 50", got)
 	}
@@ -19,7 +19,7 @@ func TestSpentRowsAreNotRefunded(t *testing.T) {
 	refused(t, l, "a", typical, 1)
 
 	r = reserve(t, l, "b", typical, 10)
-	r.Spend(100)
+	r.Spend(100, 0)
 	if got := r.Rows(); got != 0 {
 		t.Errorf("%d rows left, want none", got)
 	}

@@ -12,7 +12,8 @@ type shard struct {
 
 	mu        sync.Mutex // guards what follows, and the accounts
 	accounts  map[name]*account
-	byFull    byFull // the accounts, as a heap
+	byFull    byFull                // the accounts, as a heap
+	active    map[*account]struct{} // those that the keeper looks at
 	streams   int64
 	forgotten uint64
 }
@@ -45,6 +46,9 @@ func (s *shard) open(n name, limits Limits, now time.Duration) (*account, error)
 		return nil, e
 	}
 	a := newAccount(n, limits, now)
+	if s.limiter.store != nil {
+		a.shared = &shared{shard: s, most: s.limiter.lease.most(&limits)}
+	}
 	s.accounts[n] = a
 	heap.Push(&s.byFull, a)
 	return a, nil

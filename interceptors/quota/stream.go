@@ -40,4 +40,7 @@ func (st *Stream) Close() {
 	st.shard.streams--
 	a.streams--
 	st.shard.moved(a)
+	if a.shared != nil && !a.shared.queued {
+		st.shard.limiter.keeper.queue(a)
+	}
 }

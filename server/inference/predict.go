@@ -110,7 +110,7 @@ func run(ctx context.Context, m *model.Version, in map[string]*inferencev1.Tenso
 		return nil, refusal(err)
 	}
 	start := time.Now()
-	outputs, err := m.Runner.Run(ctx, inputs, names)
+	outputs, err := m.Runner.Run(ctx, callerOf(call), inputs, names)
 	if !errors.Is(err, model.ErrNotStarted) {
 		call.Ran(rows, time.Since(start))
 		notRun -= rows
@@ -125,6 +125,15 @@ func run(ctx context.Context, m *model.Version, in map[string]*inferencev1.Tenso
 		}
 	}
 	return out, nil
+}
+
+// callerOf is the name under which a call waits for its turn: that of the proved
+// workload, whatever it calls on behalf of.
+func callerOf(call *interceptors.Call) string {
+	if call.Caller == nil {
+		return ""
+	}
+	return call.Caller.ID.String()
 }
 
 // decodeInputs also tells whether the answer is to be in raw form: every

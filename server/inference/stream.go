@@ -154,7 +154,12 @@ func ofBatch(err error) bool {
 	if !errors.As(err, &r) {
 		return false
 	}
-	return r.Reason == interceptors.RequestInvalid || r.Reason == interceptors.QuotaRequests || r.Reason == interceptors.QuotaRows
+	switch r.Reason { //nolint:exhaustive // all else ends the stream
+	case interceptors.RequestInvalid,
+		interceptors.QuotaRequests, interceptors.QuotaRows, interceptors.QuotaBudget, interceptors.QuotaUnavailable:
+		return true
+	}
+	return false
 }
 
 func (b *batches) run(ctx context.Context, in *inferencev1.StreamBatch) (result *inferencev1.StreamResult) {

@@ -110,7 +110,7 @@ type restricted struct {
 
 func (r *restricted) Signature() *Signature { return &r.signature }
 
-func (r *restricted) Run(ctx context.Context, inputs map[string]*Tensor, outputs []string) (map[string]*Tensor, error) {
+func (r *restricted) Run(ctx context.Context, caller string, inputs map[string]*Tensor, outputs []string) (map[string]*Tensor, error) {
 	if len(outputs) == 0 {
 		outputs = r.outputs
 	}
@@ -119,5 +119,5 @@ func (r *restricted) Run(ctx context.Context, inputs map[string]*Tensor, outputs
 			return nil, fmt.Errorf("output %s is kept back", quote(name))
 		}
 	}
-	return r.Runner.Run(ctx, inputs, outputs)
+	return r.Runner.Run(ctx, caller, inputs, outputs)
 }

@@ -17,9 +17,17 @@ import (
 
 // start begins a run and returns what will be its error.
 func start(ctx context.Context, m model.Runner, n int64) <-chan error {
+	return startAs(ctx, "", m, n)
+}
+
+// callerKey is under which the context of a run says whose it is.
+type callerKey struct{}
+
+// startAs is start for a caller.
+func startAs(ctx context.Context, caller string, m model.Runner, n int64) <-chan error {
 	done := make(chan error, 1)
 	go func() {
-		_, err := m.Run(ctx, rounds(n), nil)
+		_, err := m.Run(context.WithValue(ctx, callerKey{}, caller), caller, rounds(n), nil)
 		done <- err
 	}()
 	return done
@@ -47,7 +55,7 @@ func TestEndOfContextEndsARun(t *testing.T) {
 			t.Fatalf("got %v, want %v", err, context.Canceled)
 		}
 		// The next one is not hurt.
-		got, err := m.Run(t.Context(), rounds(3), nil)
+		got, err := m.Run(t.Context(), "", rounds(3), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -85,7 +93,7 @@ func TestNothingRunsForAnEndedContext(t *testing.T) {
 	cancel()
 	// If it came to its turn, its input would be the error.
 	x := &model.Tensor{DType: model.Bool, Shape: []int64{1}, Data: []byte{2}}
-	if _, err := m.Run(ctx, tensors{"x": x}, nil); !errors.Is(err, context.Canceled) {
+	if _, err := m.Run(ctx, "", tensors{"x": x}, nil); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v, want %v", err, context.Canceled)
 	}
 }
@@ -123,5 +131,42 @@ func TestQueue(t *testing.T) {
 	}
 	if running, waiting := rt.Running(), rt.Waiting(); running != 0 || waiting != 0 {
 		t.Errorf("%d runs and %d waiters are left", running, waiting)
+	}
+}
+
+// A caller that came last has the next run, although another's runs fill the queue.
+func TestRunsGoRoundBetweenCallers(t *testing.T) {
+	var waited []string // one run at a time has its turn
+	rt := open(t, onnx.Config{Concurrency: 1, Queue: 3, Waited: func(ctx context.Context, d time.Duration) {
+		caller, _ := ctx.Value(callerKey{}).(string)
+		if d <= 0 {
+			t.Errorf("%s waited for %v", caller, d)
+		}
+		waited = append(waited, caller)
+	}})
+	m := load(t, rt, countdown())
+	ctx, cancel := context.WithCancel(t.Context())
+	running := startAs(ctx, "greedy", m, forever)
+	until(t, func() bool { return rt.Running() == 1 })
+	var greedy [3]<-chan error
+	for i := range greedy {
+		greedy[i] = startAs(t.Context(), "greedy", m, 1)
+		until(t, func() bool { return rt.Waiting() == i+1 })
+	}
+	modest := startAs(t.Context(), "modest", m, 1)
+	if err := <-greedy[2]; !errors.Is(err, model.ErrOverloaded) {
+		t.Errorf("the newest of whoever has most: got %v, want %v", err, model.ErrOverloaded)
+	}
+	cancel()
+	if err := <-running; !errors.Is(err, context.Canceled) {
+		t.Errorf("the first: got %v, want %v", err, context.Canceled)
+	}
+	for _, done := range []<-chan error{modest, greedy[0], greedy[1]} {
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+	if diff := cmp.Diff([]string{"modest", "greedy", "greedy"}, waited); diff != "" {
+		t.Errorf("turns (-want +got):\n%s", diff)
 	}
 }

@@ -2,10 +2,8 @@ package onnx
 
 import "github.com/sallyport/sallyport/server/model"
 
-// Running is how many runs go on, Waiting how many wait for their turn.
-func (r *Runtime) Running() int { return len(r.turns) }
-
-func (r *Runtime) Waiting() int { return int(r.waiting.Load()) }
+// Running is how many runs go on.
+func (r *Runtime) Running() int { return r.turns.Running() }
 
 // NarrowTo is narrowTo: no graph is known whose values need rounding there.
 func NarrowTo(dtype model.DType, t *model.Tensor) { narrowTo(dtype, t) }

@@ -50,7 +50,7 @@ func TestNoNativeMemoryIsLost(t *testing.T) {
 	run := func(n int) {
 		for i := range n {
 			c := mix[i%len(mix)]
-			if _, err := c.model.Run(t.Context(), c.inputs, nil); !errors.Is(err, c.want) {
+			if _, err := c.model.Run(t.Context(), "", c.inputs, nil); !errors.Is(err, c.want) {
 				t.Fatalf("prediction %d: got %v, want %v", i, err, c.want)
 			}
 			if i%100 > 0 {

@@ -37,7 +37,7 @@ func (r *runner) Close() error {
 // Run is as model.Runner says. A run that is to end does so at its next node:
 // ONNX Runtime does not look up within one. Its errors are model.ErrInvalidInput where
 // the inputs are at fault.
-func (r *runner) Run(ctx context.Context, inputs map[string]*model.Tensor, names []string) (_ map[string]*model.Tensor, err error) {
+func (r *runner) Run(ctx context.Context, caller string, inputs map[string]*model.Tensor, names []string) (_ map[string]*model.Tensor, err error) {
 	started := false
 	defer func() {
 		if err != nil && !started {
@@ -47,10 +47,11 @@ func (r *runner) Run(ctx context.Context, inputs map[string]*model.Tensor, names
 	if err := r.check(inputs, names); err != nil {
 		return nil, err
 	}
-	if err := r.runtime.acquire(ctx); err != nil {
+	turn, err := r.runtime.acquire(ctx, caller)
+	if err != nil {
 		return nil, err
 	}
-	defer r.runtime.release()
+	defer turn.Release()
 
 	var pin runtime.Pinner
 	defer pin.Unpin()

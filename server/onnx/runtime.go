@@ -11,10 +11,12 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	ort "github.com/yalue/onnxruntime_go"
 
 	"github.com/sallyport/sallyport/server/model"
+	"github.com/sallyport/sallyport/server/schedule"
 )
 
 // Config tells how to run models. Its zero value is usable but for Library.
@@ -26,17 +28,19 @@ type Config struct {
 	// Concurrency is how many runs, of all models together, go on at a time; 0
 	// is one a processor.
 	Concurrency int
-	// Queue is how many more runs may wait for their turn; 0 is 256.
+	// Queue is how many more runs may wait for their turn; 0 is 256. When it is full
+	// the caller that has most of it gives way to others.
 	Queue int
+	// Waited is told of each run that had to wait for its turn, when it has it; ctx is
+	// that of Run. It must not block. Optional.
+	Waited func(ctx context.Context, d time.Duration)
 }
 
 // Runtime is ONNX Runtime, loaded. It is safe for concurrent use.
 type Runtime struct {
-	cfg Config
-	// turns has a value for each run that goes on.
-	turns   chan struct{}
-	waiting atomic.Int64
-	loaded  atomic.Int64
+	cfg    Config
+	turns  *schedule.Queue
+	loaded atomic.Int64
 }
 
 var _ model.Loader = (*Runtime)(nil)
@@ -57,6 +61,14 @@ func Open(cfg Config) (*Runtime, error) {
 	cfg.Threads = cmp.Or(cfg.Threads, 1)
 	cfg.Concurrency = cmp.Or(cfg.Concurrency, runtime.GOMAXPROCS(0))
 	cfg.Queue = cmp.Or(cfg.Queue, 256)
+
+	if cfg.Waited == nil {
+		cfg.Waited = func(context.Context, time.Duration) {}
+	}
+	turns, err := schedule.New(cfg.Concurrency, cfg.Queue)
+	if err != nil {
+		return nil, fmt.Errorf("open ONNX Runtime: %w", err)
+	}
 
 	if cfg.Library == "" {
 		return nil, errors.New("open ONNX Runtime: no library is named")
@@ -83,7 +95,7 @@ func Open(cfg Config) (*Runtime, error) {
 			"(`make runtime` fetches one): %w", library, oldest, err)
 	}
 	opened = true
-	return &Runtime{cfg: cfg, turns: make(chan struct{}, cfg.Concurrency)}, nil
+	return &Runtime{cfg: cfg, turns: turns}, nil
 }
 
 // Version is the version of the library: "1.31.1".
@@ -163,26 +175,17 @@ func (r *Runtime) sessionOptions() (*ort.SessionOptions, error) {
 	return o, nil
 }
 
-// acquire waits for a turn, which release ends.
-func (r *Runtime) acquire(ctx context.Context) error {
-	if err := ctx.Err(); err != nil {
-		return err
+// acquire waits for a turn of the caller.
+func (r *Runtime) acquire(ctx context.Context, caller string) (schedule.Turn, error) {
+	turn, err := r.turns.Acquire(ctx, caller)
+	switch {
+	case errors.Is(err, schedule.ErrFull):
+		return turn, model.ErrOverloaded
+	case err == nil && turn.Waited() > 0:
+		r.cfg.Waited(ctx, turn.Waited())
 	}
-	select {
-	case r.turns <- struct{}{}:
-		return nil
-	default:
-	}
-	defer r.waiting.Add(-1)
-	if r.waiting.Add(1) > int64(r.cfg.Queue) {
-		return model.ErrOverloaded
-	}
-	select {
-	case r.turns <- struct{}{}:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	return turn, err
 }
 
-func (r *Runtime) release() { <-r.turns }
+// Waiting is how many runs wait for their turn.
+func (r *Runtime) Waiting() int { return r.turns.Waiting() }

@@ -125,22 +125,33 @@ func (l *loader) receive() {
 	}
 }
 
-// settling is how long a batch may be without its answer before it is lost.
-const settling = 2 * time.Second
+// settling is how long a batch may be without its answer before it is lost: longer
+// than anything takes on a machine that has much else to do.
+const settling = 30 * time.Second
 
-// report waits for what was sent before it and tells what the load came to.
+// report waits for the answers to what was sent before it and tells what the load
+// came to.
 func (l *loader) report() {
 	l.mu.Lock()
 	sent := slices.Collect(maps.Keys(l.answers))
 	l.mu.Unlock()
-	time.Sleep(settling)
+	unanswered := func() (n int) {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		for _, sequence := range sent {
+			if l.answers[sequence] == 0 {
+				n++
+			}
+		}
+		return n
+	}
+	for patience := time.Now().Add(settling); unanswered() > 0 && time.Now().Before(patience); {
+		time.Sleep(10 * time.Millisecond)
+	}
+	lost := unanswered()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for _, sequence := range sent {
-		if l.answers[sequence] == 0 {
-			l.load.BatchesLost++
-		}
-	}
+	l.load.BatchesLost = lost
 	sum, rpcs := l.load, len(l.stream.CallIDs())
 	sum.Moves = rpcs - max(l.rpcs, 1)
 	l.load, l.rpcs = Load{}, rpcs

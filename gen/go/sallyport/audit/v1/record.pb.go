@@ -91,7 +91,7 @@ func (Kind) EnumDescriptor() ([]byte, []int) {
 // Record is one entry of the audit log. It never holds an input or an output.
 //
 // Where records are encrypted at rest, what is stored has sequence, kind, time,
-// call_id and sealed, and all else is in sealed. Records of the log's own are not
+// call_id and sealed, and all else is in sealed alone. Records of the log's own are not
 // encrypted.
 type Record struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -165,8 +165,9 @@ type Record struct {
 	RemovedThrough uint64 `protobuf:"varint,32,opt,name=removed_through,json=removedThrough,proto3" json:"removed_through,omitempty"`
 	// Of KIND_KEY: the key of the sealed records behind it, wrapped.
 	WrappedKey *WrappedKey `protobuf:"bytes,33,opt,name=wrapped_key,json=wrappedKey,proto3" json:"wrapped_key,omitempty"`
-	// An encoded Record with the rest of this one's fields, sealed by
-	// XChaCha20-Poly1305: nonce[24] || ciphertext.
+	// The whole record, its sequence excepted, encoded and sealed by
+	// XChaCha20-Poly1305 under a data key: key-id[8] || nonce[24] || ciphertext. It
+	// is bound to the key's id and to kind, time and call_id of this record.
 	Sealed        []byte `protobuf:"bytes,34,opt,name=sealed,proto3" json:"sealed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

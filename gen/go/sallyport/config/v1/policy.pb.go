@@ -511,7 +511,7 @@ type Budget struct {
 	Rows uint64 `protobuf:"varint,2,opt,name=rows,proto3" json:"rows,omitempty"`
 	// Bytes of messages received and sent; 0 for no such bound.
 	Bytes uint64 `protobuf:"varint,3,opt,name=bytes,proto3" json:"bytes,omitempty"`
-	// Time that models run; 0 for no such bound.
+	// Time that models run, in whole microseconds; 0 for no such bound.
 	ModelTime     *durationpb.Duration `protobuf:"bytes,4,opt,name=model_time,json=modelTime,proto3" json:"model_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -830,17 +830,16 @@ const file_sallyport_config_v1_policy_proto_rawDesc = "" +
 	"maxStreams\x12\x96\x01\n" +
 	"\abudgets\x18\a \x03(\v2\x1b.sallyport.config.v1.BudgetB_\xbaH\\\xba\x01Y\n" +
 	"\x15limits.budgets.unique\x12 two budgets have the same period\x1a\x1ethis.map(b, b.period).unique()R\abudgets\x12W\n" +
-	"\x10on_store_failure\x18\b \x01(\x0e2#.sallyport.config.v1.OnStoreFailureB\b\xbaH\x05\x82\x01\x02\x10\x01R\x0eonStoreFailure\"\xe4\x02\n" +
+	"\x10on_store_failure\x18\b \x01(\x0e2#.sallyport.config.v1.OnStoreFailureB\b\xbaH\x05\x82\x01\x02\x10\x01R\x0eonStoreFailure\"\x8b\x03\n" +
 	"\x06Budget\x12?\n" +
 	"\x06period\x18\x01 \x01(\x0e2\x1b.sallyport.config.v1.PeriodB\n" +
 	"\xbaH\a\x82\x01\x04\x10\x01 \x00R\x06period\x12\"\n" +
-	"\x04rows\x18\x02 \x01(\x04B\x0e\xbaH\v2\t\x18\x80\x80\x9a\xa6\xea\xaf\xe3\x01R\x04rows\x12%\n" +
-	"\x05bytes\x18\x03 \x01(\x04B\x0f\xbaH\f2\n" +
-	"\x18\x80\x80\x90\xbb\xba֭\xf0\rR\x05bytes\x12J\n" +
+	"\x04rows\x18\x02 \x01(\x04B\x0e\xbaH\v2\t\x18\x80\x80\x9a\xa6\xea\xaf\xe3\x01R\x04rows\x12$\n" +
+	"\x05bytes\x18\x03 \x01(\x04B\x0e\xbaH\v2\t\x18\x80\x80\x9a\xa6\xea\xaf\xe3\x01R\x05bytes\x12J\n" +
 	"\n" +
 	"model_time\x18\x04 \x01(\v2\x19.google.protobuf.DurationB\x10\xbaH\r\xaa\x01\n" +
-	"\"\x06\b\x80\x86\xb0\x96\x012\x00R\tmodelTime:\x81\x01\xbaH~\x1a|\n" +
-	"\x10budget.something\x12-a budget must bound rows, bytes or model_time\x1a9this.rows > 0u || this.bytes > 0u || has(this.model_time)\"\x96\x01\n" +
+	"\"\x06\b\x80\x86\xb0\x96\x012\x00R\tmodelTime:\xa9\x01\xbaH\xa5\x01\x1a\xa2\x01\n" +
+	"\x10budget.something\x12-a budget must bound rows, bytes or model_time\x1a_this.rows > 0u || this.bytes > 0u || (has(this.model_time) && this.model_time > duration('0s'))\"\x96\x01\n" +
 	"\aBinding\x12\x1b\n" +
 	"\x04role\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x04role\x124\n" +
 	"\acallers\x18\x02 \x03(\tB\x1a\xbaH\x17\x92\x01\x14\b\x01\"\x10r\x0e\x18\x82\x10:\tspiffe://R\acallers\x128\n" +

@@ -1368,8 +1368,8 @@ func (x *RedisTLS) GetServerName() string {
 type Lease struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Part of a limit's burst, or of what is left of a budget, that one replica may
-	// hold; 0.05 unless set.
-	Share float64 `protobuf:"fixed64,1,opt,name=share,proto3" json:"share,omitempty"`
+	// hold; 0.05 unless set. 0 for no leases: each message is a round trip.
+	Share *float64 `protobuf:"fixed64,1,opt,name=share,proto3,oneof" json:"share,omitempty"`
 	// How long a replica may hold it, before it gives it back; 1s unless set.
 	Duration      *durationpb.Duration `protobuf:"bytes,2,opt,name=duration,proto3" json:"duration,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1407,8 +1407,8 @@ func (*Lease) Descriptor() ([]byte, []int) {
 }
 
 func (x *Lease) GetShare() float64 {
-	if x != nil {
-		return x.Share
+	if x != nil && x.Share != nil {
+		return *x.Share
 	}
 	return 0
 }
@@ -1908,10 +1908,11 @@ const file_sallyport_config_v1_server_proto_rawDesc = "" +
 	"\bkey_file\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\akeyFile\x12)\n" +
 	"\vserver_name\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\xfd\x01R\n" +
 	"serverName:u\xbaHr\x1ap\n" +
-	"\x0eredis.tls.pair\x12-cert_file and key_file must be given together\x1a/(this.cert_file == '') == (this.key_file == '')\"\x80\x01\n" +
-	"\x05Lease\x12-\n" +
-	"\x05share\x18\x01 \x01(\x01B\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00R\x05share\x12H\n" +
-	"\bduration\x18\x02 \x01(\v2\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\v\"\x02\b<2\x05\x10\x80\xad\xe2\x04R\bduration\"U\n" +
+	"\x0eredis.tls.pair\x12-cert_file and key_file must be given together\x1a/(this.cert_file == '') == (this.key_file == '')\"\x8f\x01\n" +
+	"\x05Lease\x122\n" +
+	"\x05share\x18\x01 \x01(\x01B\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00H\x00R\x05share\x88\x01\x01\x12H\n" +
+	"\bduration\x18\x02 \x01(\v2\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\v\"\x02\b<2\x05\x10\x80\xad\xe2\x04R\bdurationB\b\n" +
+	"\x06_share\"U\n" +
 	"\x06Secret\x12\x1d\n" +
 	"\x04file\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01H\x00R\x04file\x12\x1b\n" +
 	"\x03env\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x10\x01H\x00R\x03envB\x0f\n" +
@@ -2049,6 +2050,7 @@ func file_sallyport_config_v1_server_proto_init() {
 		(*Encryption_Local)(nil),
 		(*Encryption_Kms)(nil),
 	}
+	file_sallyport_config_v1_server_proto_msgTypes[15].OneofWrappers = []any{}
 	file_sallyport_config_v1_server_proto_msgTypes[16].OneofWrappers = []any{
 		(*Secret_File)(nil),
 		(*Secret_Env)(nil),

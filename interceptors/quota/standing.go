@@ -1,0 +1,50 @@
+package quota
+
+import (
+	"math"
+	"time"
+)
+
+// Standing is what an account has left, as far as this replica knows.
+type Standing struct {
+	// Left is what is left of each kind; 0 where it is not limited.
+	Left Amounts
+	// Reset is how long it is until all of it is there again: until a bucket is
+	// full, or a budget's period ends. 0 if never or not known.
+	Reset [Kinds]time.Duration
+}
+
+// stand writes how the account stands at now, unless to is nil.
+func (a *account) stand(to *Standing, now time.Duration) {
+	if to == nil {
+		return
+	}
+	*to = Standing{}
+	d := a.elapsed(now)
+	requests, rows := a.requests.after(d), a.rows.after(d)
+	if s := a.shared; s != nil && s.shard.limiter.breaker.away() == nil {
+		requests = a.had(KindRequests, now) + float64(s.held[KindRequests])
+		rows = a.had(KindRows, now) + float64(s.held[KindRows])
+		for k := KindDayRows; k < Kinds; k++ {
+			if s.most[k] == 0 && a.limits.Most()[k] == 0 {
+				continue
+			}
+			to.Left[k] = int64(max(0, a.had(k, now)+float64(s.held[k])))
+			if ends := s.ends(k); ends > now {
+				to.Reset[k] = ends - now
+			}
+		}
+	}
+	to.Left[KindRequests], to.Left[KindRows] = int64(max(0, math.Floor(requests))), int64(max(0, math.Floor(rows)))
+	to.Reset[KindRequests] = untilFull(&a.requests, requests)
+	to.Reset[KindRows] = untilFull(&a.rows, rows)
+}
+
+// untilFull is how long a bucket with that many tokens takes to be full; 0 if it
+// never is.
+func untilFull(b *bucket, tokens float64) time.Duration {
+	if tokens >= b.burst {
+		return 0
+	}
+	return refill(b.burst-tokens, b.rate)
+}
