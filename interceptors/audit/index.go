@@ -245,6 +245,7 @@ func readClear(record []byte) (c clearPart) {
 				c.at = readTime(value)
 			case callIDField:
 				c.callID = value
+			default:
 			}
 		case protowire.VarintType:
 			switch value, _ := protowire.ConsumeVarint(record); num {
@@ -254,7 +255,9 @@ func readClear(record []byte) (c clearPart) {
 				kind = value
 			case removedField:
 				removed = value
+			default:
 			}
+		default:
 		}
 		record = record[n:]
 	}
@@ -288,8 +291,9 @@ func readTime(b []byte) int64 {
 			seconds = v
 		case 2:
 			nanos = v
+		default:
 		}
 		b = b[n+m:]
 	}
-	return int64(seconds)*1e9 + int64(nanos) //nolint:gosec // wraps for years that no record is of
+	return int64(seconds)*1e9 + int64(nanos)
 }

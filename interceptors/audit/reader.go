@@ -35,6 +35,19 @@ type reader struct {
 // openReader returns a reader at the beginning of the segment that holds from,
 // or of the last one if from lies beyond the end. The caller closes it.
 func openReader(dir string, from uint64) (*reader, error) {
+	const most = 10
+	for n := 1; ; n++ {
+		r, err := openReaderOnce(dir, from)
+		if !errors.Is(err, errDeleted) || n == most {
+			return r, err
+		}
+	}
+}
+
+// errDeleted says that retention has deleted what was to be read.
+var errDeleted = errors.New("deleted while they were to be read")
+
+func openReaderOnce(dir string, from uint64) (*reader, error) {
 	firsts, err := segments(dir)
 	if err != nil {
 		return nil, err
@@ -80,7 +93,7 @@ func (r *reader) open(first uint64) error {
 	r.first, r.off = first, 0
 	if err := r.reopen(); err != nil {
 		if errors.Is(err, os.ErrNotExist) {
-			return r.tampered("segment is missing")
+			return r.gone(first)
 		}
 		return r.replaced(err)
 	}
@@ -100,6 +113,18 @@ func (r *reader) open(first uint64) error {
 	r.off = int64(headerSize(first))
 	r.segments++
 	return nil
+}
+
+// gone is the error that the segment which begins with first is not there any more.
+func (r *reader) gone(first uint64) error {
+	firsts, err := segments(r.dir)
+	if err != nil {
+		return err
+	}
+	if len(firsts) > 0 && firsts[0] > first {
+		return fmt.Errorf("records %d to %d were %w", first, firsts[0]-1, errDeleted)
+	}
+	return r.tampered("segment is missing")
 }
 
 // replaced is the error that something else is in a segment's place.
@@ -175,7 +200,7 @@ func (r *reader) next() ([]byte, error) {
 		case err != io.EOF: //nolint:errorlint // as above
 			return nil, r.tampered(reason(err))
 		case following > r.seq+1 && following == oldest:
-			return nil, fmt.Errorf("records %d to %d were deleted while they were to be read", r.seq+1, following-1)
+			return nil, fmt.Errorf("records %d to %d were %w", r.seq+1, following-1, errDeleted)
 		case following > r.seq+1:
 			return nil, r.tampered(fmt.Sprintf("record is missing, the next segment begins at record %d", following))
 		case following < r.seq+1:
