@@ -78,12 +78,12 @@ func (c *Chain) close(call *Call, err error) error {
 }
 
 // durability is what the answer waits for. Less than the disk does only for a call
-// that the policy allows: what is refused names whatever model it likes.
+// that is answered: what is refused names whatever model it likes.
 func (c *Chain) durability(call *Call, rec *auditv1.Record) audit.Durability {
 	call.mu.Lock()
 	allowed := call.decision.Allowed
 	call.mu.Unlock()
-	if !allowed {
+	if !allowed || rec.GetCode() != 0 || len(rec.GetRefused()) > 0 {
 		return audit.Required
 	}
 	return c.cfg.Durability(rec.GetAction(), rec.GetModel())

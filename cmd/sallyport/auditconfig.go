@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -27,7 +28,12 @@ func auditConfig(cfg *configv1.Audit, log *slog.Logger) (audit.Config, error) {
 	if err != nil {
 		return audit.Config{}, fmt.Errorf("audit.signing_key: %w", err)
 	}
+	held, err := heldCheckpoint(cfg.GetWitness())
+	if err != nil {
+		return audit.Config{}, fmt.Errorf("audit.witness.directory: %w", err)
+	}
 	return audit.Config{
+		Held:               held,
 		Dir:                cfg.GetDirectory(),
 		Key:                key,
 		CheckpointInterval: duration(cfg.GetCheckpointInterval(), 0),
@@ -40,6 +46,22 @@ func auditConfig(cfg *configv1.Audit, log *slog.Logger) (audit.Config, error) {
 		},
 		Logger: log,
 	}, nil
+}
+
+// heldCheckpoint is the last checkpoint that a witness's directory has; nil if there
+// is none.
+func heldCheckpoint(cfg *configv1.Witness) ([]byte, error) {
+	if cfg.GetDirectory() == "" {
+		return nil, nil
+	}
+	notes, err := audit.Witnessed(cfg.GetDirectory())
+	if errors.Is(err, audit.ErrNoCheckpoint) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return notes[len(notes)-1], nil // they are named after their size
 }
 
 // originHint is a name for a log of this machine.

@@ -36,8 +36,8 @@ until interrupted.
 Records of the log's own (key, retention) say nothing of callers and
 are shown only if --kind names them, or is all.
 
-Every record is checked against the one before it. If one does not fit, showing
-ends there with exit code 1.
+Every record is checked against its own hash and sequence. If one does not fit, showing
+ends there with exit code 1. Whether it is what was signed, 'audit verify' tells.
 
 --since and --until take a time as in RFC 3339 or how long ago, such as 90m. With
 --json each record is one line, in Protobuf's JSON form of

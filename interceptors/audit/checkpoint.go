@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	logformat "github.com/transparency-dev/formats/log"
@@ -104,6 +105,26 @@ func ParseVerifiers(public ...string) (note.Verifiers, error) {
 		verifiers = append(verifiers, v)
 	}
 	return note.VerifierList(verifiers...), nil
+}
+
+// signRemoval makes the statement that retention deletes the records up to through.
+func (k *SigningKey) signRemoval(through uint64) (string, error) {
+	signed, err := note.Sign(&note.Note{Text: removalText(k.signer.Name(), through)}, k.signer)
+	if err != nil {
+		return "", fmt.Errorf("sign removal: %w", err)
+	}
+	return string(signed), nil
+}
+
+func removalText(origin string, through uint64) string {
+	return fmt.Sprintf("%s retention\n%d\n", origin, through)
+}
+
+// isRemoval tells whether statement says, signed by one of the keys, that the records
+// up to through are deleted.
+func isRemoval(statement []byte, through uint64, verifiers note.Verifiers) bool {
+	n, err := note.Open(statement, verifiers)
+	return err == nil && slices.ContainsFunc(n.Sigs, func(s note.Signature) bool { return n.Text == removalText(s.Name, through) })
 }
 
 // errUnsigned says that no known key signed a checkpoint.

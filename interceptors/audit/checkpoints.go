@@ -34,7 +34,8 @@ func (s *checkpoints) append(dir string, first uint64, c Checkpoint, sync func(*
 	if err != nil {
 		return err
 	}
-	fresh := s.first != first
+	info, err := f.Stat()
+	fresh := err == nil && (s.first != first || info.Size() != s.end)
 	if fresh {
 		var old []byte
 		if old, err = io.ReadAll(f); err == nil {

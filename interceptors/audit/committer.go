@@ -178,11 +178,12 @@ func (l *Log) indexFrames(batch []*entry) {
 // wait for no more, and returns whether the rest has to be on disk now.
 func (l *Log) written(batch []*entry) (flush bool) {
 	for _, e := range batch {
-		if e.durability == Written {
-			e.done <- nil // the receiver leaves e alone then
-			e.waits = false
-		} else {
+		switch {
+		case e.durability != Written:
 			flush = true
+		case e.waits: // else it was told before the disk failed
+			e.waits = false
+			e.done <- nil // the receiver leaves e alone then
 		}
 	}
 	l.unsynced = append(l.unsynced, batch...)

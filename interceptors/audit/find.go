@@ -60,10 +60,14 @@ func find(dir, callID string) (found, error) {
 	if len(firsts) == 0 {
 		return found{}, fmt.Errorf("no audit log in %s: %w", dir, os.ErrNotExist)
 	}
-	for _, first := range slices.Backward(firsts) {
-		p, err := findIn(dir, first, []byte(callID))
-		if err == nil || !errors.Is(err, ErrNoCall) {
-			return p, err
+	// By the indexes first, which nothing has checked; then, so that none of them can
+	// hide a call, by the segments.
+	for _, look := range []func(string, uint64, []byte) (found, error){findIn, scan} {
+		for _, first := range slices.Backward(firsts) {
+			p, err := look(dir, first, []byte(callID))
+			if err == nil || !errors.Is(err, ErrNoCall) {
+				return p, err
+			}
 		}
 	}
 	return found{}, ErrNoCall
@@ -75,24 +79,17 @@ func findIn(dir string, first uint64, id []byte) (found, error) {
 		return scan(dir, first, id)
 	}
 	defer x.close()
-	candidates, err := x.find(id)
-	if err != nil {
-		return found{}, err
-	}
+	candidates, _ := x.find(id)
 	for _, n := range candidates {
 		off, err := x.offset(n)
 		if err != nil {
-			return found{}, err
+			break
 		}
-		p, err := readFrame(dir, first, off)
-		if err != nil {
-			return found{}, err
-		}
-		if bytes.EqualFold([]byte(p.record.GetCallId()), id) {
+		if p, err := readFrame(dir, first, off); err == nil && bytes.EqualFold([]byte(p.record.GetCallId()), id) {
 			return p, nil
 		}
 	}
-	return found{}, ErrNoCall
+	return found{}, ErrNoCall // or the index is damaged: find reads the segment then
 }
 
 // readFrame reads the one frame at an offset, and checks its hash.

@@ -145,7 +145,7 @@ func readIndexHeader(f *os.File, first uint64) (*index, error) {
 	if err != nil {
 		return nil, err
 	}
-	const most = 1 << 40
+	const most = maxSegmentRecords + maxCommit/(prefixSize+2+sha256.Size)                           // the last commit may go past it
 	if v[0] != int64(first) || x.count < 0 || x.count > most || x.calls < 0 || x.calls > x.count || //nolint:gosec // as above
 		info.Size() != x.callsAt()+x.calls*callBytes+crc32.Size {
 		return nil, errIndex
@@ -222,6 +222,7 @@ type clearPart struct {
 	// removedThrough is up to where retention has deleted records; 0 if the record is
 	// about something else.
 	removedThrough uint64
+	removal        []byte // the signed statement of it
 }
 
 // readClear reads it from an encoded record. What is malformed is passed over:
@@ -245,6 +246,8 @@ func readClear(record []byte) (c clearPart) {
 				c.at = readTime(value)
 			case callIDField:
 				c.callID = value
+			case removalField:
+				c.removal = value
 			default:
 			}
 		case protowire.VarintType:
@@ -272,6 +275,7 @@ const (
 	timeField    = protowire.Number(3)
 	callIDField  = protowire.Number(5)
 	removedField = protowire.Number(32)
+	removalField = protowire.Number(35)
 )
 
 // readTime reads an encoded google.protobuf.Timestamp.

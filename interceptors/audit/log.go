@@ -52,6 +52,10 @@ type Config struct {
 	// default 5 s. One is made besides at the end of each segment, at Open and at
 	// Close.
 	CheckpointInterval time.Duration
+	// Held is a checkpoint of the log that was kept elsewhere, such as the last one that
+	// a witness has: a log that does not hold all that it covers is not opened, since
+	// going on would sign it. Optional.
+	Held []byte
 	// Checkpointed is told of each checkpoint, in their order. It must not block.
 	// Optional.
 	Checkpointed func(Checkpoint)
@@ -79,7 +83,7 @@ type Config struct {
 type Stats struct {
 	Records  uint64 // durable records, hence the last sequence
 	Segments int
-	Bytes    uint64 // committed, chain hashes included
+	Bytes    uint64 // committed, hashes included
 	Commits  uint64
 	// LastCommit is how long the last commit took to be on disk.
 	LastCommit time.Duration
@@ -115,6 +119,7 @@ type Log struct {
 	spare     []*entry
 	told      uint64 // size of the checkpoint that was announced last
 	announced bool   // whether one was
+	removing  uint64 // up to where it is on record that retention deletes
 	indexing  sync.WaitGroup
 
 	mu       sync.Mutex // guards what follows
@@ -185,6 +190,11 @@ func Open(cfg Config) (*Log, error) {
 	if repair != nil {
 		cfg.Logger.Warn("audit log: cut off a torn tail", slog.String("file", repair.File),
 			slog.Int64("offset", repair.Offset), slog.Int64("bytes", repair.Bytes), slog.String("saved", repair.Saved))
+	}
+	if w.unsigned > 0 {
+		// So it is after a crash. Whoever could write to the directory since could have
+		// changed them.
+		cfg.Logger.Warn("audit log: records that no checkpoint covered are signed now", slog.Uint64("records", w.unsigned))
 	}
 	l := &Log{
 		cfg: cfg, repair: repair, w: w, hasher: newLeafHasher(), settled: w.durable.size,

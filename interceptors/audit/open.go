@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"syscall"
 )
 
 // Repair tells what Open cut off the end of the log: part of a commit that was
@@ -45,9 +46,9 @@ func openWriter(cfg Config) (_ *writer, _ *Repair, err error) {
 	}
 	var repair *Repair
 	if len(firsts) == 0 {
-		err = w.begin()
+		err = w.begin(cfg)
 	} else {
-		repair, err = w.resume(firsts)
+		repair, err = w.resume(firsts, cfg)
 	}
 	if err == nil {
 		// What the last process left behind its last checkpoint is covered now.
@@ -63,10 +64,19 @@ func openWriter(cfg Config) (_ *writer, _ *Repair, err error) {
 }
 
 // begin begins a log. Checkpoints without a segment are of one that was deleted.
-func (w *writer) begin() error {
+func (w *writer) begin(cfg Config) error {
+	held, err := cfg.held()
+	if err != nil {
+		return err
+	}
 	orphan, err := orphaned(w.dir, nil)
-	if err == nil && orphan != 0 {
+	switch {
+	case err != nil:
+	case orphan != 0:
 		err = untouched(missing(w.dir, orphan))
+	case held.Size > 0:
+		err = untouched(&TamperError{File: filepath.Join(w.dir, segmentName(1)), Sequence: 1, Through: held.Size,
+			Reason: fmt.Sprintf("a checkpoint of %d records is kept elsewhere, and there is no log", held.Size)})
 	}
 	if err != nil {
 		return err
@@ -74,13 +84,36 @@ func (w *writer) begin() error {
 	return w.rotate()
 }
 
+// held is the checkpoint that is kept elsewhere; its Size is 0 if there is none.
+func (c Config) held() (Checkpoint, error) {
+	if c.Held == nil {
+		return Checkpoint{}, nil
+	}
+	verifiers, err := ParseVerifiers(c.Key.Public())
+	if err != nil {
+		return Checkpoint{}, err
+	}
+	held, err := ParseCheckpoint(c.Held, verifiers)
+	if err != nil {
+		return Checkpoint{}, fmt.Errorf("checkpoint that is kept elsewhere: %w", err)
+	}
+	return held, nil
+}
+
 // resume goes to the end of the log. It reads the segments from the last
 // checkpoint on, which must be of this log: what it covers cannot have been cut
 // off. What lies before is for Verify.
-func (w *writer) resume(firsts []uint64) (*Repair, error) {
+func (w *writer) resume(firsts []uint64, cfg Config) (*Repair, error) {
+	held, err := cfg.held()
+	if err != nil {
+		return nil, err
+	}
 	from, err := w.findCheckpoint(firsts)
 	if err != nil {
 		return nil, untouched(err)
+	}
+	if held.Note != nil {
+		from = min(from, max(held.Size, firsts[0]))
 	}
 	r, err := openReader(w.dir, from)
 	if err != nil {
@@ -89,11 +122,11 @@ func (w *writer) resume(firsts []uint64) (*Repair, error) {
 	defer r.close()
 	w.index = newIndexBuilder(r.first)
 	last := &w.signed.last
-	claimed := false // whether retention has deleted records, without a signature
 	for err == nil {
-		if last.Note != nil && r.seq == last.Size && r.tree.root() != last.Root {
-			err = r.hashedAnew(r.first, last)
-			break
+		for _, c := range []*Checkpoint{last, &held} {
+			if c.Note != nil && r.seq == c.Size && r.tree.root() != c.Root {
+				return nil, untouched(r.hashedAnew(r.first, c))
+			}
 		}
 		off, first := r.off, r.first
 		var record []byte
@@ -102,26 +135,27 @@ func (w *writer) resume(firsts []uint64) (*Repair, error) {
 				w.index, off = newIndexBuilder(r.first), int64(headerSize(r.first))
 			}
 			w.index.add(readClear(record), off, r.leaf)
-			claimed = claimed || r.seq > last.Size && readClear(record).removedThrough > 0
 		} else if errors.Is(err, io.EOF) && r.first != first {
 			w.index = newIndexBuilder(r.first)
 		}
 	}
-	if errors.Is(err, io.EOF) && last.Note != nil && r.seq < last.Size {
-		err = r.cutOff(last)
+	if errors.Is(err, io.EOF) {
+		switch {
+		case last.Note != nil && r.seq < last.Size:
+			err = r.cutOff(last)
+		case r.seq < held.Size:
+			err = r.cutOff(&held)
+		case last.Note == nil && r.seq >= firsts[0]:
+			err = r.unsigned(firsts[0])
+		}
 	}
 	if !errors.Is(err, io.EOF) {
 		return nil, untouched(err)
 	}
-	if claimed {
-		if err := w.checkRemoved(firsts[0] - 1); err != nil {
-			return nil, untouched(err)
-		}
-	}
-	w.first, w.segments = r.first, len(firsts)
+	w.first, w.segments, w.unsigned = r.first, len(firsts), r.seq-last.Size
 	w.durable = position{r.off, r.tree}
 	w.written.set(&w.durable)
-	if w.file, err = os.OpenFile(r.path, os.O_RDWR, 0); err != nil {
+	if w.file, err = os.OpenFile(r.path, os.O_RDWR|syscall.O_NOFOLLOW, 0); err != nil {
 		return nil, err
 	}
 	if r.torn == 0 {
@@ -186,31 +220,6 @@ func (w *writer) checkHeader(first uint64) error {
 		return nil
 	}
 	return &TamperError{File: filepath.Join(w.dir, segmentName(first)), Sequence: first, Reason: reason}
-}
-
-// checkRemoved checks that a checkpoint covers the record of the retention that has
-// deleted the first records, as it did before they were: else whoever deleted them
-// has put one at the end, for Open to sign.
-func (w *writer) checkRemoved(through uint64) error {
-	if through == 0 {
-		return nil
-	}
-	r, err := openReader(w.dir, 1)
-	if err != nil {
-		return err
-	}
-	defer r.close()
-	for r.seq < w.signed.last.Size {
-		record, err := r.next()
-		if err != nil {
-			return err
-		}
-		if readClear(record).removedThrough >= through {
-			return nil
-		}
-	}
-	return &TamperError{File: filepath.Join(w.dir, segmentName(1)), Sequence: 1, Through: through,
-		Reason: "segment is missing, and the only record that retention has deleted it is not signed"}
 }
 
 // untouched adds to an error that a log does not fit together what to do.

@@ -292,3 +292,9 @@ func (r *reader) hashedAnew(from uint64, c *Checkpoint) error {
 func (r *reader) cutOff(c *Checkpoint) error {
 	return r.tampered(fmt.Sprintf("the log ends with record %d, but there is a checkpoint of %d records: it was cut off or replaced", r.seq, c.Size))
 }
+
+// unsigned is the error that a log has records from first on and no checkpoint.
+func (r *reader) unsigned(first uint64) error {
+	return &TamperError{File: filepath.Join(r.dir, checkpointsName(r.first)), Sequence: first, Through: r.seq,
+		Reason: "the log has no checkpoint, though one is made when it is opened: nothing in it is signed"}
+}

@@ -47,20 +47,11 @@ func (l *Log) retain() {
 		return
 	}
 	through := firsts[n] - 1
-	e, err := l.encode(&auditv1.Record{
-		Kind: auditv1.Kind_KIND_RETENTION, Time: timestamppb.New(l.cfg.now()), RemovedThrough: through,
-		Detail: fmt.Sprintf("the records up to %d in %d segments have reached the end of their retention and are deleted", through, n),
-	})
-	if err != nil {
-		panic(err) // it is a small record
-	}
-	e.durability = Async
-	l.mu.Lock()
-	l.queue = append(l.queue, e)
-	l.mu.Unlock()
-	l.commit()
-	if !l.flush() || !l.checkpoint() {
-		return
+	if through > l.removing { // else it is on record, and only deleting failed
+		if !l.recordRemoval(through, n) {
+			return
+		}
+		l.removing = through
 	}
 	if err := l.atHousekeeping(func() error { return removeSegments(l.cfg.Dir, firsts[:n], l.cfg.sync) }); err != nil {
 		l.cfg.Logger.Warn("audit log: retention", slog.String("error", err.Error()))
@@ -73,6 +64,29 @@ func (l *Log) retain() {
 	l.cfg.Logger.Info("audit log: old segments deleted", slog.Int("segments", n), slog.Uint64("through_record", through))
 }
 
+// recordRemoval puts it on record, signed, that the records up to through are
+// deleted. It returns false if the log has failed.
+func (l *Log) recordRemoval(through uint64, segments int) bool {
+	statement, err := l.cfg.Key.signRemoval(through)
+	if err != nil {
+		l.cfg.Logger.Error("audit log: retention", slog.String("error", err.Error()))
+		return false
+	}
+	e, err := l.encode(&auditv1.Record{
+		Kind: auditv1.Kind_KIND_RETENTION, Time: timestamppb.New(l.cfg.now()), RemovedThrough: through, Removal: statement,
+		Detail: fmt.Sprintf("the records up to %d in %d segments have reached the end of their retention and are deleted", through, segments),
+	})
+	if err != nil {
+		panic(err) // it is a small record
+	}
+	e.durability = Async
+	l.mu.Lock()
+	l.queue = append(l.queue, e)
+	l.mu.Unlock()
+	l.commit()
+	return l.flush() && l.checkpoint()
+}
+
 // atHousekeeping does something that touches the disk and that the log can do
 // without: only a disk that hangs in it is the log's failure.
 func (l *Log) atHousekeeping(do func() error) error {
@@ -81,8 +95,7 @@ func (l *Log) atHousekeeping(do func() error) error {
 	return do()
 }
 
-// expired lists the segments and tells how many of the first of them are to go. A
-// segment that has no index yet stays.
+// expired lists the segments and tells how many of the first of them are to go.
 func (l *Log) expired() (firsts []uint64, n int, err error) {
 	if firsts, err = segments(l.cfg.Dir); err != nil {
 		return nil, 0, err
@@ -99,22 +112,59 @@ func (l *Log) expired() (firsts []uint64, n int, err error) {
 	}
 	oldest := l.cfg.now().Add(-l.cfg.Retention.MaxAge).UnixNano()
 	for n < len(firsts)-1 && firsts[n] != l.w.first {
-		x, err := openIndex(l.cfg.Dir, firsts[n])
+		large := l.cfg.Retention.MaxBytes > 0 && total > l.cfg.Retention.MaxBytes
+		if !large && (l.cfg.Retention.MaxAge == 0 || l.seemsYoung(firsts[n], firsts[n+1], oldest)) {
+			break
+		}
+		// An index can be made to say anything: what is deleted is read.
+		newest, err := newestRecord(l.cfg.Dir, firsts[n], firsts[n+1])
 		if err != nil {
-			if errors.Is(err, os.ErrNotExist) || errors.Is(err, errIndex) {
-				err = nil
-			}
 			return firsts, n, err
 		}
-		x.close()
-		old := l.cfg.Retention.MaxAge > 0 && x.to < oldest
-		if !old && (l.cfg.Retention.MaxBytes == 0 || total <= l.cfg.Retention.MaxBytes) {
+		if !large && newest >= oldest {
 			break
 		}
 		total -= sizes[n]
 		n++
 	}
 	return firsts, n, nil
+}
+
+// seemsYoung tells whether the index of a segment says that it is not old. It is made
+// anew if it is missing or damaged.
+func (l *Log) seemsYoung(first, next uint64, oldest int64) bool {
+	x, err := openIndex(l.cfg.Dir, first)
+	if err != nil && buildIndex(l.cfg.Dir, first, next, l.cfg.sync) == nil {
+		x, err = openIndex(l.cfg.Dir, first)
+	}
+	if err != nil {
+		return false // reading the segment tells why
+	}
+	defer x.close()
+	return x.to >= oldest
+}
+
+// newestRecord reads the segment that begins with first and is followed by the one
+// that begins with next, and returns the time of its newest record. The segment must
+// be what the tree in the next one's header and its own last checkpoint are of: what
+// does not fit is not deleted, but left for Verify to find.
+func newestRecord(dir string, first, next uint64) (int64, error) {
+	b, r, err := readSegment(dir, first, next)
+	if err != nil {
+		return 0, err
+	}
+	after, err := headerTree(dir, next)
+	if err != nil {
+		return 0, err
+	}
+	signed, err := readCheckpoints(dir, first, nil)
+	if err != nil {
+		return 0, err
+	}
+	if !after.equal(&r.tree) || len(signed) == 0 || signed[len(signed)-1].Size != r.seq || signed[len(signed)-1].Root != r.tree.root() {
+		return 0, r.tampered("the segment is not what its checkpoint and the next segment are of: it is not deleted")
+	}
+	return b.to, nil
 }
 
 // removeSegments deletes segments, the oldest first, and what stands beside them or
@@ -169,9 +219,19 @@ func (l *Log) completeIndexes() {
 // buildIndex makes the index of the segment that begins with first and is followed
 // by the one that begins with next.
 func buildIndex(dir string, first, next uint64, sync func(*os.File) error) error {
-	r, err := openReader(dir, first)
+	b, r, err := readSegment(dir, first, next)
 	if err != nil {
 		return err
+	}
+	return b.write(dir, r.off, sync)
+}
+
+// readSegment reads all of a segment. The reader that it returns is closed, at the
+// segment's end.
+func readSegment(dir string, first, next uint64) (*indexBuilder, *reader, error) {
+	r, err := openReader(dir, first)
+	if err != nil {
+		return nil, nil, err
 	}
 	defer r.close()
 	b := newIndexBuilder(first)
@@ -179,9 +239,9 @@ func buildIndex(dir string, first, next uint64, sync func(*os.File) error) error
 		off := r.off
 		record, err := r.next()
 		if err != nil {
-			return err
+			return nil, nil, err
 		}
 		b.add(readClear(record), off, r.leaf)
 	}
-	return b.write(dir, r.off, sync)
+	return b, r, nil
 }

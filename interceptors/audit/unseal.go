@@ -135,7 +135,7 @@ func (u *Unsealer) key(id [keyIDSize]byte) (dataKey, *KeyError) {
 //
 // A *KeyError says that its key was not learnt, a *SealError that the record is
 // not as it was sealed. Where in the log a record stands is not Open's business:
-// the chain has that.
+// the tree has that.
 func (u *Unsealer) Open(r *auditv1.Record) (*auditv1.Record, error) {
 	sealed := r.GetSealed()
 	if len(sealed) == 0 {

@@ -39,7 +39,8 @@ type Report struct {
 	// Checkpoints is how many checkpoints of the log's own fit.
 	Checkpoints int
 	// Given is how many of VerifyConfig.Checkpoints fit. Those of fewer records than
-	// Removed are not among them: they are of what is deleted.
+	// Removed are not among them: they are of what is deleted. If all are, Verify
+	// returns an error.
 	Given int
 	// Checkpoint is the last one that fits; its Note is nil if there is none.
 	Checkpoint Checkpoint
@@ -104,6 +105,7 @@ func verify(dir string, cfg VerifyConfig) (report Report, err error) {
 		}
 		v.given = append(v.given, c)
 	}
+	v.outside = len(v.given) > 0
 	slices.SortStableFunc(v.given, func(a, b Checkpoint) int { return cmp.Compare(a.Size, b.Size) })
 	if v.r, err = openReader(dir, 1); err != nil {
 		return report, err
@@ -118,6 +120,9 @@ func verify(dir string, cfg VerifyConfig) (report Report, err error) {
 	return report, err
 }
 
+// errOutdated says that no checkpoint that was given tells anything.
+var errOutdated = errors.New("the checkpoints given are all from before what retention has left: give a newer one")
+
 // verification is one pass over a log.
 type verification struct {
 	dir       string
@@ -125,8 +130,9 @@ type verification struct {
 	r         *reader
 	report    *Report
 
-	given  []Checkpoint // not met yet, the smallest first
-	agreed uint64       // the record up to which one of those given has vouched
+	given   []Checkpoint // not met yet, the smallest first
+	outside bool         // whether there were any
+	agreed  uint64       // the record up to which one of those given has vouched
 
 	// Of the segment at hand.
 	first   uint64
@@ -136,9 +142,8 @@ type verification struct {
 
 	// good is the record up to which a checkpoint has vouched.
 	good uint64
-	// Up to where retention has deleted records: as said by records that a checkpoint
-	// covers, as all are before anything is deleted, and by all of them.
-	removed, announced uint64
+	// removed is up to where retention has deleted records, as the log's key has signed.
+	removed uint64
 }
 
 func (v *verification) run() error {
@@ -183,7 +188,9 @@ func (v *verification) run() error {
 		if r.seq == removed+1 {
 			v.report.First = v.report.Last
 		}
-		v.announced = max(v.announced, record.removedThrough)
+		if record.removedThrough > v.removed && isRemoval(record.removal, record.removedThrough, v.verifiers) {
+			v.removed = record.removedThrough
+		}
 		if err := v.meet(); err != nil {
 			return err
 		}
@@ -196,6 +203,9 @@ func (v *verification) run() error {
 	for _, c := range append(v.own, v.given...) {
 		return r.cutOff(&c)
 	}
+	if v.outside && v.report.Given == 0 {
+		return errOutdated
+	}
 	if len(beside) > 0 && beside[len(beside)-1] > r.first {
 		return missing(v.dir, beside[len(beside)-1])
 	}
@@ -204,8 +214,7 @@ func (v *verification) run() error {
 			Reason: "segment is missing, and no retention has deleted it"}
 	}
 	if v.report.Checkpoint.Note == nil {
-		return &TamperError{File: filepath.Join(v.dir, checkpointsName(r.first)), Sequence: removed + 1, Through: r.seq,
-			Reason: "the log has no checkpoint, though one is made when it is opened: nothing in it is signed"}
+		return r.unsigned(removed + 1)
 	}
 	return nil
 }
@@ -292,7 +301,6 @@ func (v *verification) vouch(c *Checkpoint, root hash) error {
 		return v.hashedAnew(v.good+1, c)
 	}
 	v.good, v.report.Checkpoint = c.Size, *c
-	v.removed = v.announced
 	for _, k := range c.Keys {
 		if !slices.Contains(v.report.Keys, k) {
 			v.report.Keys = append(v.report.Keys, k)

@@ -157,6 +157,13 @@ func (w *Witness) send() {
 		w.stats.Sent++
 	} else {
 		w.stats.Failed++
+		if w.next == nil { // nothing newer covers it yet
+			w.next = note
+			select {
+			case w.wake <- struct{}{}:
+			default:
+			}
+		}
 	}
 	w.mu.Unlock()
 	switch {
@@ -236,6 +243,9 @@ func (b *beginning) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+// ErrNoCheckpoint says that a witness's directory has no checkpoint yet.
+var ErrNoCheckpoint = errors.New("no checkpoint is there")
+
 // Witnessed reads the checkpoints that a witness's directory has, or the one in a
 // file.
 func Witnessed(path string) ([][]byte, error) {
@@ -259,7 +269,7 @@ func Witnessed(path string) ([][]byte, error) {
 		return nil, err
 	}
 	if len(files) == 0 {
-		return nil, fmt.Errorf("%s: no checkpoint is there (*%s)", path, witnessedSuffix)
+		return nil, fmt.Errorf("%s: %w (*%s)", path, ErrNoCheckpoint, witnessedSuffix)
 	}
 	var all [][]byte
 	for _, file := range files {

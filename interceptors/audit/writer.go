@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"syscall"
 )
 
 // unfinished ends the name of a file that is not whole yet.
@@ -39,6 +40,8 @@ type writer struct {
 	durable, written position
 
 	signed *checkpoints
+	// unsigned is how many records no checkpoint covered when the log was opened.
+	unsigned uint64
 	// sealed says that the last segment does not begin with the key of what comes
 	// next, which therefore belongs into a new one.
 	sealed bool
@@ -201,7 +204,7 @@ func (w *writer) relock() error {
 
 // reclaim cuts the last segment back to what is durable and verifies it.
 func (w *writer) reclaim() error {
-	f, err := os.OpenFile(w.path(), os.O_RDWR, 0)
+	f, err := os.OpenFile(w.path(), os.O_RDWR|syscall.O_NOFOLLOW, 0)
 	if err != nil {
 		return err
 	}

@@ -168,7 +168,10 @@ type Record struct {
 	// The whole record, its sequence excepted, encoded and sealed by
 	// XChaCha20-Poly1305 under a data key: key-id[8] || nonce[24] || ciphertext. It
 	// is bound to the key's id and to kind, time and call_id of this record.
-	Sealed        []byte `protobuf:"bytes,34,opt,name=sealed,proto3" json:"sealed,omitempty"`
+	Sealed []byte `protobuf:"bytes,34,opt,name=sealed,proto3" json:"sealed,omitempty"`
+	// Of KIND_RETENTION: a note, signed by the log's key, that says the same: the log's
+	// name and " retention", then removed_through.
+	Removal       string `protobuf:"bytes,35,opt,name=removal,proto3" json:"removal,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -439,6 +442,13 @@ func (x *Record) GetSealed() []byte {
 		return x.Sealed
 	}
 	return nil
+}
+
+func (x *Record) GetRemoval() string {
+	if x != nil {
+		return x.Removal
+	}
+	return ""
 }
 
 // WrappedKey is a data key that only a key-encryption key opens.
@@ -720,7 +730,7 @@ var File_sallyport_audit_v1_record_proto protoreflect.FileDescriptor
 
 const file_sallyport_audit_v1_record_proto_rawDesc = "" +
 	"\n" +
-	"\x1fsallyport/audit/v1/record.proto\x12\x12sallyport.audit.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbe\n" +
+	"\x1fsallyport/audit/v1/record.proto\x12\x12sallyport.audit.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd8\n" +
 	"\n" +
 	"\x06Record\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12,\n" +
@@ -760,7 +770,8 @@ const file_sallyport_audit_v1_record_proto_rawDesc = "" +
 	"\x0fremoved_through\x18  \x01(\x04R\x0eremovedThrough\x12?\n" +
 	"\vwrapped_key\x18! \x01(\v2\x1e.sallyport.audit.v1.WrappedKeyR\n" +
 	"wrappedKey\x12\x16\n" +
-	"\x06sealed\x18\" \x01(\fR\x06sealed\x1a:\n" +
+	"\x06sealed\x18\" \x01(\fR\x06sealed\x12\x18\n" +
+	"\aremoval\x18# \x01(\tR\aremoval\x1a:\n" +
 	"\fRefusedEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"T\n" +
