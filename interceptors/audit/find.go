@@ -60,8 +60,8 @@ func find(dir, callID string) (found, error) {
 	if len(firsts) == 0 {
 		return found{}, fmt.Errorf("no audit log in %s: %w", dir, os.ErrNotExist)
 	}
-	// By the indexes first, which nothing has checked; then, so that none of them can
-	// hide a call, by the segments.
+	// By the indexes first, which nothing has checked; then by the segments, the last
+	// of which has no index, and so that none can hide a call.
 	for _, look := range []func(string, uint64, []byte) (found, error){findIn, scan} {
 		for _, first := range slices.Backward(firsts) {
 			p, err := look(dir, first, []byte(callID))
@@ -76,7 +76,7 @@ func find(dir, callID string) (found, error) {
 func findIn(dir string, first uint64, id []byte) (found, error) {
 	x, err := openIndex(dir, first)
 	if err != nil {
-		return scan(dir, first, id)
+		return found{}, ErrNoCall // such as the last one's: find reads the segment then
 	}
 	defer x.close()
 	candidates, _ := x.find(id)

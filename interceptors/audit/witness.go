@@ -33,8 +33,8 @@ type WitnessConfig struct {
 }
 
 // Witness sends checkpoints to where the owner of the log's machine cannot take
-// them back. What cannot be sent is not tried again: the next checkpoint covers it
-// too.
+// them back. What cannot be sent is tried again after the interval, or a newer one in
+// its place.
 type Witness struct {
 	cfg  WitnessConfig
 	wake chan struct{}
