@@ -57,6 +57,7 @@ const (
 	attrRefused          = "sallyport.batches.refused" // by reason
 	attrInputDigest      = "sallyport.input.digest"    // hexadecimal
 	attrRemovedThrough   = "sallyport.log.removed_through"
+	attrRemoval          = "sallyport.log.removal"
 	attrKeyID            = "sallyport.log.key.id"
 	attrKeyKeeper        = "sallyport.log.key.keeper"
 	attrKeyCiphertext    = "sallyport.log.key.ciphertext"

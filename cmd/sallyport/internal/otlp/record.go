@@ -114,6 +114,7 @@ func attributesOf(r *auditv1.Record) []*commonv1.KeyValue {
 	a.counts(attrRefused, r.GetRefused())
 	a.text(attrInputDigest, hex.EncodeToString(r.GetInputDigest()))
 	a.positive(attrRemovedThrough, r.GetRemovedThrough())
+	a.text(attrRemoval, r.GetRemoval())
 	a.text(attrKeyID, r.GetWrappedKey().GetId())
 	a.text(attrKeyKeeper, r.GetWrappedKey().GetKeeper())
 	a.bytes(attrKeyCiphertext, r.GetWrappedKey().GetCiphertext())
