@@ -101,6 +101,7 @@ type Call struct {
 	rowsReceived int64
 	rowsRun      int64
 	modelTime    time.Duration
+	waited       time.Duration     // for turns, not yet taken off modelTime
 	reserved     quota.Reservation // rows taken and not yet run
 	sentSettled  uint64            // bytes sent that the budgets have counted
 	refused      map[string]uint64
@@ -205,8 +206,18 @@ func (c *Call) Ran(rows int64, d time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.rowsRun += rows
+	d = max(0, d-c.waited)
+	c.waited = 0
 	c.modelTime += d
 	c.reserved.Spend(rows, d)
+}
+
+// Waited reports that a run of the call has waited for its turn for d, which is part of
+// what Ran is told and not the model's time.
+func (c *Call) Waited(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.waited += d
 }
 
 // NotRun gives rows of a message that will not run back to the caller's quota.

@@ -124,10 +124,10 @@ func standingHeader(l *quota.Limits, s *quota.Standing) string {
 	var few [256]byte
 	b := few[:0]
 	for k, most := range l.Most() {
-		if most == 0 {
+		kind := quota.Kind(k)
+		if most == 0 || !s.Knows(kind) {
 			continue
 		}
-		kind := quota.Kind(k)
 		b = item(b, kind)
 		b = append(b, ";r="...)
 		b = strconv.AppendInt(b, shown(kind, s.Left[k]), 10)
@@ -156,7 +156,10 @@ func (c *Call) header(ss grpc.ServerStream, g *granted) error {
 	md := metadata.MD{CallIDHeader: c.headers[0:1:1]}
 	if g != nil {
 		c.headers[1], c.headers[2] = g.policy, standingHeader(&g.limits, &c.standing)
-		md[RateLimitPolicyHeader], md[RateLimitHeader] = c.headers[1:2:2], c.headers[2:3:3]
+		md[RateLimitPolicyHeader] = c.headers[1:2:2]
+		if c.standing.Known {
+			md[RateLimitHeader] = c.headers[2:3:3]
+		}
 	}
 	return ss.SetHeader(md)
 }

@@ -66,7 +66,7 @@ var reasons = map[Reason]struct {
 	QuotaRequests:    {codes.ResourceExhausted, "request quota exhausted"},
 	QuotaRows:        {codes.ResourceExhausted, "row quota exhausted"},
 	QuotaStreams:     {codes.ResourceExhausted, "too many open streams"},
-	QuotaBudget:      {codes.ResourceExhausted, "the budget of the period is used up"},
+	QuotaBudget:      {codes.ResourceExhausted, "not enough of the period's budget is left"},
 	QuotaUnavailable: {codes.Unavailable, "quotas cannot be counted, so the call is not answered; retry later"},
 	Overloaded:       {codes.ResourceExhausted, "the server is overloaded; retry later"},
 	MessageTooLarge:  {codes.ResourceExhausted, "the message is larger than the server accepts"},

@@ -45,6 +45,9 @@ func (q *quotaUse) Collect(to chan<- prometheus.Metric) {
 			}
 		}
 		for k, most := range u.Limits.Most() {
+			if !u.Standing.Knows(quota.Kind(k)) {
+				continue
+			}
 			one(quotaLimits[k], most-u.Standing.Left[k], most)
 		}
 		one("streams", u.Streams, u.Limits.MaxStreams)

@@ -57,6 +57,9 @@ func runExplainCall(ctx context.Context, w io.Writer, given *pflag.FlagSet, flag
 	if err != nil {
 		return whereLog(err, "--audit")
 	}
+	if len(record.GetSealed()) > 0 {
+		return fmt.Errorf("record %d of call %s is sealed: give its key with --key-file, --key-env or --key-kms", record.GetSequence(), printable(flags.call))
+	}
 	if record.GetUser() == nil && flags.user.claims() {
 		return usage(fmt.Errorf("call %s had no user whose claims could be given", flags.call))
 	}

@@ -54,7 +54,7 @@ var quotaNames = [quota.Kinds]string{
 func limitsOf(u *quota.Use) []quotaLimit {
 	var limits []quotaLimit
 	for k, most := range u.Limits.Most() {
-		if most == 0 {
+		if most == 0 || !u.Standing.Knows(quota.Kind(k)) {
 			continue
 		}
 		l := quotaLimit{

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -17,7 +18,7 @@ import (
 )
 
 // openQuota makes the limiter, and the store that replicas share if there is one.
-func (p *process) openQuota(cfg *configv1.Quota) error {
+func (p *process) openQuota(ctx context.Context, cfg *configv1.Quota) error {
 	r := cfg.GetRedis()
 	if r == nil {
 		p.limiter = quota.New(quota.Config{})
@@ -54,6 +55,7 @@ func (p *process) openQuota(cfg *configv1.Quota) error {
 	p.limiter = quota.New(quota.Config{
 		Store: p.quotaStore, Lease: lease, Timeout: store.Timeout, StoreChanged: p.quotaStoreChanged,
 	})
+	p.limiter.Probe(ctx) // quotaStoreChanged is told
 	p.log.Info("quotas are shared", slog.String("redis", strings.Join(r.GetAddresses(), " ")))
 	return nil
 }

@@ -28,6 +28,11 @@ func (p *process) auditOpened(directory string) {
 		p.log.Warn("audit log: a new one was begun", slog.String("directory", directory))
 		p.event("audit log begun")
 	}
+	if p.audit.KeyChanged() {
+		// verify takes the public keys of both; without such a change it is another log.
+		p.log.Warn("audit log: its last checkpoint was signed by another key than audit.signing_key", slog.String("directory", directory))
+		p.event("audit log: signed by another key from record %d on", stats.Records+1)
+	}
 	if r := p.audit.Repaired(); r != nil {
 		p.event("audit log: a torn tail of %d bytes was cut off %s and kept as %s", r.Bytes, filepath.Base(r.File), filepath.Base(r.Saved))
 	}

@@ -119,7 +119,12 @@ func assemble(ctx context.Context, cfg *configv1.Server, log *slog.Logger) (_ *p
 		Concurrency: int(cfg.GetRuntime().GetConcurrency()),
 		Queue:       int(cfg.GetRuntime().GetQueue()),
 		// Nothing runs before there are metrics.
-		Waited: func(_ context.Context, d time.Duration) { p.metrics.RunWaited(d) },
+		Waited: func(ctx context.Context, d time.Duration) {
+			p.metrics.RunWaited(d)
+			if call := interceptors.CallFromContext(ctx); call != nil {
+				call.Waited(d)
+			}
+		},
 	}); err != nil {
 		return nil, usage(err)
 	}
@@ -167,7 +172,7 @@ func assemble(ctx context.Context, cfg *configv1.Server, log *slog.Logger) (_ *p
 	if err != nil {
 		return nil, err
 	}
-	if err := p.openQuota(cfg.GetQuota()); err != nil {
+	if err := p.openQuota(ctx, cfg.GetQuota()); err != nil {
 		return nil, err
 	}
 	p.metrics = server.NewMetrics(p.sources())

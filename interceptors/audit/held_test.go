@@ -59,3 +59,31 @@ func TestHeldCheckpoint(t *testing.T) {
 		t.Error("a checkpoint that is none was accepted")
 	}
 }
+
+// A key that was changed is told; a signature that is not genuine is refused.
+func TestKeyOfTheLastCheckpoint(t *testing.T) {
+	dir := newLog(t, 3, 0)
+	l := open(t, audit.Config{Key: key, Dir: dir})
+	if l.KeyChanged() {
+		t.Error("the same key was told to be another")
+	}
+	closed(t, l)
+	other, _ := newKey()
+	l = open(t, audit.Config{Key: other, Dir: copyDir(t, dir)})
+	if !l.KeyChanged() {
+		t.Error("another key was not told")
+	}
+	closed(t, l)
+
+	path := filepath.Join(dir, besideOf(1))
+	b := readFile(t, path)
+	b[len(b)-8] ^= 1
+	writeFile(t, path, b)
+	var tampered *audit.TamperError
+	if l, err := audit.Open(audit.Config{Key: key, Dir: dir}); !errors.As(err, &tampered) {
+		if err == nil {
+			closed(t, l)
+		}
+		t.Errorf("Open: %v, want a TamperError", err)
+	}
+}

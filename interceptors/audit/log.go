@@ -213,6 +213,10 @@ func Open(cfg Config) (*Log, error) {
 	return l, nil
 }
 
+// KeyChanged tells whether the last checkpoint before Open was signed by another key:
+// it was changed, or this is another log.
+func (l *Log) KeyChanged() bool { return l.w.foreign } // written by Open only
+
 // Repaired returns what Open cut off, or nil.
 func (l *Log) Repaired() *Repair { return l.repair }
 

@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+
+	"golang.org/x/mod/sumdb/note"
 )
 
 // Repair tells what Open cut off the end of the log: part of a commit that was
@@ -112,6 +114,9 @@ func (w *writer) resume(firsts []uint64, cfg Config) (*Repair, error) {
 	if err != nil {
 		return nil, untouched(err)
 	}
+	if w.foreign, err = signedByAnother(w.signed.last, cfg.Key); err != nil {
+		return nil, untouched(&TamperError{File: filepath.Join(w.dir, checkpointsName(from)), Sequence: from, Through: w.signed.last.Size, Reason: err.Error()})
+	}
 	if held.Note != nil {
 		from = min(from, max(held.Size, firsts[0]))
 	}
@@ -200,6 +205,23 @@ func (w *writer) findCheckpoint(firsts []uint64) (from uint64, err error) {
 		from = firsts[n] // its header is of what the checkpoint covers
 	}
 	return from, nil
+}
+
+// signedByAnother tells whether another key than this has signed a checkpoint. The
+// error is that it claims to be signed by this one, and is not.
+func signedByAnother(c Checkpoint, key *SigningKey) (bool, error) {
+	if c.Note == nil {
+		return false, nil
+	}
+	verifiers, err := ParseVerifiers(key.Public())
+	if err != nil {
+		return false, err
+	}
+	_, err = note.Open(c.Note, verifiers)
+	if _, forged := errors.AsType[*note.InvalidSignatureError](err); forged {
+		return false, errors.New("the signature of the last checkpoint is not genuine")
+	}
+	return err != nil, nil
 }
 
 // checkHeader checks that a segment begins with the tree that the checkpoint

@@ -42,6 +42,8 @@ type writer struct {
 	signed *checkpoints
 	// unsigned is how many records no checkpoint covered when the log was opened.
 	unsigned uint64
+	// foreign says that the last checkpoint was signed by another key then.
+	foreign bool
 	// sealed says that the last segment does not begin with the key of what comes
 	// next, which therefore belongs into a new one.
 	sealed bool

@@ -96,6 +96,9 @@ func (a *account) full() time.Duration {
 	if a.streams > 0 || wait == long {
 		return long
 	}
+	if s := a.shared; s != nil && (s.flight != nil || s.placing != nil) {
+		return long // what the store answers is this account's
+	}
 	if s := a.shared; s != nil && !s.empty() {
 		return max(a.at+wait, s.keep)
 	}

@@ -85,6 +85,7 @@ func (s *shard) acquire(ctx context.Context, n name, limits *Limits, cost Cost, 
 		return Reservation{shard: s, account: a, rows: cost.Rows}, nil, nil
 	}
 	need := limits.amounts(cost, a.shared.perRow)
+	a.expect(&need, now)
 	switch {
 	case a.shared.covers(&need, now):
 		a.shared.spend(&need)
@@ -110,6 +111,17 @@ func (s *shard) acquire(ctx context.Context, n name, limits *Limits, cost Cost, 
 	a.drain(1, float64(cost.Rows), now)
 	a.stand(standing, now)
 	return a.reservation(need, cost), nil, nil
+}
+
+// expect lowers the model time that a call is expected to take to what is known to be
+// left, if that is any: an estimate by itself refuses nothing. What the call takes is
+// charged afterwards.
+func (a *account) expect(need *Amounts, now time.Duration) {
+	for _, k := range [...]Kind{KindDayTime, KindMonthTime} {
+		if left := int64(a.had(k, now)) + a.shared.held[k]; need[k] > left && left > 0 {
+			need[k] = left
+		}
+	}
 }
 
 // alone takes from what this replica counts by itself. What budgets have left is
@@ -194,6 +206,7 @@ func (a *account) exchange(ctx context.Context, need Amounts, why purpose) (Answ
 	now := s.shard.now()
 	if err != nil {
 		s.lost(x, now)
+		s.shard.moved(a)
 		return Answer{}, &Unavailable{err}
 	}
 	a.receive(x, answer, sent, now)

@@ -1,6 +1,7 @@
 package quota
 
 import (
+	"context"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -65,5 +66,23 @@ func (b *breaker) probed(err error) {
 	b.row = 0
 	if b.state.Swap(nil) != nil {
 		b.changed(nil)
+	}
+}
+
+// Probe asks the store, if there is one, whether it answers. If not, it counts as away
+// at once: a server says so before its first call. It blocks for the store's timeout at
+// the longest.
+func (l *Limiter) Probe(ctx context.Context) {
+	if l.store == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, l.timeout)
+	defer cancel()
+	err := l.store.Probe(ctx)
+	if err == nil {
+		return
+	}
+	for range failuresInARow {
+		l.breaker.report(err)
 	}
 }

@@ -89,6 +89,7 @@ func (a *account) sayPlaces(ctx context.Context, places int64) (bool, error) {
 
 	close(s.placing)
 	s.placing = nil
+	s.shard.moved(a)
 	if err != nil {
 		// It may have been done. The next time it is said anew, and so put right.
 		s.placed = max(s.placed, places)

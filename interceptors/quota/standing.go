@@ -7,6 +7,10 @@ import (
 
 // Standing is what an account has left, as far as this replica knows.
 type Standing struct {
+	// Known tells whether the rest was found out; else it says nothing.
+	Known bool
+	// Budgets tells whether that holds for budgets too, which only the store knows.
+	Budgets bool
 	// Left is what is left of each kind; 0 where it is not limited.
 	Left Amounts
 	// Reset is how long it is until all of it is there again: until a bucket is
@@ -25,16 +29,20 @@ func (a *account) stand(to *Standing, now time.Duration) {
 	if s := a.shared; s != nil && s.shard.limiter.breaker.away() == nil {
 		requests = a.had(KindRequests, now) + float64(s.held[KindRequests])
 		rows = a.had(KindRows, now) + float64(s.held[KindRows])
+		to.Budgets = true
 		for k := KindDayRows; k < Kinds; k++ {
 			if s.most[k] == 0 && a.limits.Most()[k] == 0 {
 				continue
 			}
-			to.Left[k] = int64(max(0, a.had(k, now)+float64(s.held[k])))
+			to.Left[k] = min(int64(max(0, a.had(k, now)+float64(s.held[k]))), a.limits.Most()[k])
 			if ends := s.ends(k); ends > now {
 				to.Reset[k] = ends - now
 			}
 		}
 	}
+	// What the store has refilled and what is held besides may be more than the burst.
+	requests, rows = min(requests, a.requests.burst), min(rows, a.rows.burst)
+	to.Known = true
 	to.Left[KindRequests], to.Left[KindRows] = int64(max(0, math.Floor(requests))), int64(max(0, math.Floor(rows)))
 	to.Reset[KindRequests] = untilFull(&a.requests, requests)
 	to.Reset[KindRows] = untilFull(&a.rows, rows)
@@ -48,3 +56,6 @@ func untilFull(b *bucket, tokens float64) time.Duration {
 	}
 	return refill(b.burst-tokens, b.rate)
 }
+
+// Knows tells whether what is left of the kind was found out.
+func (s *Standing) Knows(k Kind) bool { return s.Known && (k < KindDayRows || s.Budgets) }

@@ -27,6 +27,9 @@ func (u *Use) Share() float64 {
 	}
 	for k, most := range u.Limits.Most() {
 		if most > 0 {
+			if !u.Standing.Knows(Kind(k)) {
+				continue
+			}
 			share = max(share, 1-float64(u.Standing.Left[k])/float64(most))
 		}
 	}
@@ -118,9 +121,10 @@ func (l *Limiter) look(ctx context.Context, u *Use) error {
 	if err != nil {
 		return err
 	}
+	u.Standing.Known, u.Standing.Budgets = true, true
 	for k, left := range answer.Left {
 		kind := Kind(k)
-		u.Standing.Left[k] = int64(left) + u.Held[k]
+		u.Standing.Left[k] = min(max(0, int64(left)+u.Held[k]), u.Limits.Most()[k])
 		switch {
 		case kind.day() && u.Limits.Most()[k] > 0:
 			u.Standing.Reset[k] = answer.DayEnds

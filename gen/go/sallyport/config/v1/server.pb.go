@@ -1884,10 +1884,11 @@ const file_sallyport_config_v1_server_proto_rawDesc = "" +
 	"\xbaH\a\xaa\x01\x042\x02\b<R\x06maxAge\x12w\n" +
 	"\tmax_bytes\x18\x02 \x01(\x04BZ\xbaHW\xba\x01T\n" +
 	"\x13retention.max_bytes\x12\x1dmust be 0 or at least 1048576\x1a\x1ethis == 0u || this >= 1048576uR\bmaxBytes:m\xbaHj\x1ah\n" +
-	"\x13retention.something\x12'retention must set max_age or max_bytes\x1a(has(this.max_age) || this.max_bytes > 0u\"k\n" +
+	"\x13retention.something\x12'retention must set max_age or max_bytes\x1a(has(this.max_age) || this.max_bytes > 0u\"\xdd\x01\n" +
 	"\x05Quota\x120\n" +
 	"\x05redis\x18\x01 \x01(\v2\x1a.sallyport.config.v1.RedisR\x05redis\x120\n" +
-	"\x05lease\x18\x02 \x01(\v2\x1a.sallyport.config.v1.LeaseR\x05lease\"\xd7\x04\n" +
+	"\x05lease\x18\x02 \x01(\v2\x1a.sallyport.config.v1.LeaseR\x05lease:p\xbaHm\x1ak\n" +
+	"\vquota.lease\x127lease is of a shared store: redis must be given with it\x1a#has(this.redis) || !has(this.lease)\"\xd7\x04\n" +
 	"\x05Redis\x121\n" +
 	"\taddresses\x18\x01 \x03(\tB\x13\xbaH\x10\x92\x01\r\b\x01\x10@\x18\x01\"\x05r\x03\x80\x02\x01R\taddresses\x12)\n" +
 	"\vmaster_name\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\n" +
