@@ -40,7 +40,7 @@ func (s *shard) acquireStream(ctx context.Context, n name, limits *Limits) (*Str
 		return nil, nil, exceeded
 	case a.shared.placing != nil:
 		return nil, a.shared.placing, nil
-	case a.streams >= a.shared.placed:
+	case a.streams >= a.shared.placed || a.shared.unsure:
 		taken, err := a.sayPlaces(ctx, a.streams+1)
 		switch {
 		case err != nil && !limits.Alone:
@@ -92,13 +92,13 @@ func (a *account) sayPlaces(ctx context.Context, places int64) (bool, error) {
 	s.shard.moved(a)
 	if err != nil {
 		// It may have been done. The next time it is said anew, and so put right.
-		s.placed = max(s.placed, places)
+		s.placed, s.unsure = max(s.placed, places), true
 		s.saidPlaces = said - PlacesTTL
 		return false, &Unavailable{err}
 	}
 	s.saidPlaces = said
 	if taken {
-		s.placed = places
+		s.placed, s.unsure = places, false
 	}
 	return taken, nil
 }

@@ -37,6 +37,7 @@ type shared struct {
 	queued bool          // for the keeper
 
 	placed     int64 // the streams that the store knows of
+	unsure     bool  // an answer was lost: the store may know of fewer
 	saidPlaces time.Duration
 	placing    chan struct{} // as flight, for Places
 
