@@ -207,12 +207,12 @@ type watcher struct {
 func (w *watcher) OnX509ContextUpdate(update *workloadapi.X509Context) {
 	next := &snapshot{svid: update.DefaultSVID(), bundles: update.Bundles, replaced: make(chan struct{})}
 	old := w.current.Swap(next)
+	w.ended() // before anybody learns of the update and asks Away
 	if old != nil {
 		close(old.replaced)
 	} else {
 		close(w.started)
 	}
-	w.ended()
 	leaf := next.svid.Certificates[0]
 	w.log.LogAttrs(context.Background(), slog.LevelInfo, "identity received",
 		slog.String("id", next.svid.ID.String()),
