@@ -81,8 +81,8 @@ func newJWTWatcher(log *slog.Logger) *jwtWatcher {
 // OnJWTBundlesUpdate puts the update in the place of the one before.
 func (w *jwtWatcher) OnJWTBundlesUpdate(bundles *jwtbundle.Set) {
 	w.current.Store(bundles)
+	w.ended() // before anybody learns of the update and asks Away
 	w.started()
-	w.ended()
 	w.log.LogAttrs(context.Background(), slog.LevelInfo, "JWT bundles received", slog.Int("bundles", bundles.Len()))
 }
 
