@@ -24,16 +24,16 @@ func TestDial(t *testing.T) {
 		want   string
 	}{
 		"all is well":     {func(*sallyport.Config) {}, ""},
-		"no port":         {func(c *sallyport.Config) { c.Server = "localhost" }, "must be HOST:PORT"},
+		"no port":         {func(c *sallyport.Config) { c.Servers = []string{"localhost"} }, "must be HOST:PORT"},
 		"no workload API": {func(c *sallyport.Config) { c.WorkloadAPI = w.dir + "/none.sock" }, "none.sock"},
 		"another server": {func(c *sallyport.Config) {
 			c.ServerID = func(id spiffeid.ID) error { return errors.New("not " + id.String()) }
 		}, "not spiffe://sallyport.test/sallyport"},
-		"nobody listens": {func(c *sallyport.Config) { c.Server = "127.0.0.1:1" }, "connection refused"},
+		"nobody listens": {func(c *sallyport.Config) { c.Servers = []string{"127.0.0.1:1"} }, "connection refused"},
 		"no role":        {func(c *sallyport.Config) { c.WorkloadAPI = w.authority.Socket("intern") }, "PermissionDenied"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			cfg := sallyport.Config{Server: w.address, WorkloadAPI: w.authority.Socket("clinic"), StartTimeout: 200 * time.Millisecond}
+			cfg := sallyport.Config{Servers: []string{w.address}, WorkloadAPI: w.authority.Socket("clinic"), StartTimeout: 200 * time.Millisecond}
 			tt.change(&cfg)
 			began := time.Now()
 			c, err := sallyport.Dial(t.Context(), cfg)

@@ -20,6 +20,6 @@ var MarkExpired = markExpired
 // OwnExpired is err as a call ends with it over a connection of an SVID that
 // expires then.
 func OwnExpired(err error, notAfter time.Time) error {
-	g := &generation{svid: &x509svid.SVID{Certificates: []*x509.Certificate{{NotAfter: notAfter}}}}
+	g := &generation{names: new(names), servers: newServers(nil, nil), svid: &x509svid.SVID{Certificates: []*x509.Certificate{{NotAfter: notAfter}}}}
 	return g.explain(err)
 }

@@ -254,7 +254,7 @@ func (l *listener) abort() {
 // as is a client of the server as one of the authority's workloads.
 func (w *world) as(t *testing.T, workload string, cfg sallyport.Config) *sallyport.Client {
 	t.Helper()
-	cfg.Server, cfg.WorkloadAPI = w.address, w.authority.Socket(workload)
+	cfg.Servers, cfg.WorkloadAPI = []string{w.address}, w.authority.Socket(workload)
 	c, err := sallyport.Dial(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
