@@ -63,6 +63,8 @@ type Config struct {
 	MaxAnswerBytes int
 	// Log gets rotations and troubles; nothing is logged if it is nil.
 	Log *slog.Logger
+
+	lookup *net.Resolver // net.DefaultResolver if nil, but in tests
 }
 
 // Client calls servers. It is safe for concurrent use. As a
@@ -106,6 +108,7 @@ func Dial(ctx context.Context, cfg Config) (*Client, error) {
 	cfg.Retry = cfg.Retry.withDefaults(4)
 	cfg.MaxAnswerBytes = cmp.Or(cfg.MaxAnswerBytes, 64<<20)
 	cfg.Log = cmp.Or(cfg.Log, slog.New(slog.DiscardHandler))
+	cfg.lookup = cmp.Or(cfg.lookup, net.DefaultResolver)
 	source, err := identity.Open(ctx, identity.Config{WorkloadAPI: cfg.WorkloadAPI, StartTimeout: cfg.StartTimeout, Log: cfg.Log})
 	if err != nil {
 		return nil, err

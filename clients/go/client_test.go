@@ -90,3 +90,41 @@ func TestCallIsLeft(t *testing.T) {
 		t.Errorf("ended with %v", err)
 	}
 }
+
+// A call that succeeds costs the client no allocation beside gRPC's.
+func TestCallsAreCountedWithoutAllocation(t *testing.T) {
+	w := newWorld(t, time.Hour)
+	c := w.as(t, "clinic", sallyport.Config{Servers: []string{"127.0.0.1:1"}})
+	if n := testing.AllocsPerRun(2000, func() { sallyport.Count(c) }); n > 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
+// What a call through the client costs beside one over gRPC alone.
+func BenchmarkPredict(b *testing.B) {
+	w := newWorld(b, time.Hour)
+	w.start(b)
+	c := w.as(b, "clinic", sallyport.Config{})
+	r := &inferencev1.PredictRequest{Model: breastCancer, Inputs: measurements(1)}
+	for name, predict := range map[string]func() error{
+		"client": func() error {
+			_, err := c.Predict(b.Context(), r)
+			return err
+		},
+		"bare": func() error {
+			_, err := inferencev1.NewPredictionServiceClient(sallyport.Bare(c)).Predict(b.Context(), r)
+			return err
+		},
+	} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			b.RunParallel(func(pb *testing.PB) {
+				for pb.Next() {
+					if err := predict(); err != nil {
+						b.Error(err)
+					}
+				}
+			})
+		})
+	}
+}

@@ -49,7 +49,7 @@ func (c *connections) generation() (*generation, error) {
 		return nil, err
 	}
 	g := &generation{
-		svid: svid, names: &names{servers: c.cfg.Servers, log: c.log},
+		svid: svid, names: &names{servers: c.cfg.Servers, resolver: c.cfg.lookup, log: c.log},
 		servers: newServers(c.source, c.log), retired: make(chan struct{}),
 	}
 	g.uses.Store(1)

@@ -26,8 +26,9 @@ const (
 // names is gRPC's resolver for the servers of a client: several HOST:PORT, each
 // of which may stand for several addresses. Every address is a server of its own.
 type names struct {
-	servers []string
-	log     *slog.Logger
+	servers  []string
+	resolver *net.Resolver
+	log      *slog.Logger
 	// addresses is how many there are.
 	addresses atomic.Int32
 }
@@ -110,7 +111,7 @@ func (l *lookups) Close() {
 // follow looks up one server, over and over.
 func (l *lookups) follow(ctx context.Context, server string, failed <-chan struct{}) {
 	for {
-		found, err := lookup(ctx, server)
+		found, err := l.lookup(ctx, server)
 		if ctx.Err() != nil {
 			return
 		}
@@ -143,14 +144,14 @@ func (l *lookups) follow(ctx context.Context, server string, failed <-chan struc
 	}
 }
 
-func lookup(ctx context.Context, server string) ([]resolver.Endpoint, error) {
+func (n *names) lookup(ctx context.Context, server string) ([]resolver.Endpoint, error) {
 	host, port, err := net.SplitHostPort(server)
 	if err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
 	defer cancel()
-	addresses, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+	addresses, err := n.resolver.LookupNetIP(ctx, "ip", host)
 	if err != nil {
 		return nil, err
 	}
