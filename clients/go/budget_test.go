@@ -19,22 +19,24 @@ import (
 	inferencev1 "github.com/sallyport/sallyport/gen/go/sallyport/inference/v1"
 )
 
-// scripted starts a script behind mTLS and is a client of it.
-func scripted(t *testing.T, s *script, cfg sallyport.Config) *sallyport.Client {
+// scripted starts servers of the scripts behind mTLS and is a client of them.
+func scripted(t *testing.T, cfg sallyport.Config, scripts ...*script) *sallyport.Client {
 	t.Helper()
 	w := newWorld(t, time.Hour)
-	creds, source := w.credentials(t, "server")
-	server := grpc.NewServer(grpc.Creds(creds))
-	inferencev1.RegisterPredictionServiceServer(server, s)
-	tcp := listen(t, w.address)
-	w.address = tcp.Addr().String()
-	var serving sync.WaitGroup
-	serving.Go(func() { _ = server.Serve(tcp) })
-	t.Cleanup(func() {
-		server.Stop()
-		serving.Wait()
-		_ = source.Close()
-	})
+	for _, s := range scripts {
+		creds, source := w.credentials(t, "server")
+		server := grpc.NewServer(grpc.Creds(creds))
+		inferencev1.RegisterPredictionServiceServer(server, s)
+		tcp := listen(t, "127.0.0.1:0")
+		cfg.Servers = append(cfg.Servers, tcp.Addr().String())
+		var serving sync.WaitGroup
+		serving.Go(func() { _ = server.Serve(tcp) })
+		t.Cleanup(func() {
+			server.Stop()
+			serving.Wait()
+			_ = source.Close()
+		})
+	}
 	return w.as(t, "clinic", cfg)
 }
 
@@ -55,10 +57,10 @@ func TestBudgetBoundsOverload(t *testing.T) {
 	}, rpc: func(int, *inferencev1.StreamOpen, serverStream) error {
 		return refusal(codes.ResourceExhausted, "OVERLOADED")
 	}}
-	c := scripted(t, server, sallyport.Config{
+	c := scripted(t, sallyport.Config{
 		Retry:  sallyport.Retry{Attempts: 10, Backoff: time.Millisecond, MaxBackoff: time.Millisecond},
 		Budget: sallyport.Budget{Ratio: ratio, PerSecond: -1},
-	})
+	}, server)
 	var exhausted atomic.Int64
 	many := func(check func(error)) {
 		var calling sync.WaitGroup
@@ -175,7 +177,7 @@ func TestRetryWaits(t *testing.T) {
 				}
 				return tt.err
 			}}
-			c := scripted(t, server, sallyport.Config{})
+			c := scripted(t, sallyport.Config{}, server)
 			ctx, cancel := context.WithTimeout(t.Context(), tt.deadline)
 			defer cancel()
 			began := time.Now()

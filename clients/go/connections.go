@@ -157,7 +157,8 @@ func (c *connections) move(ctx context.Context, because string) error {
 	}
 	old := c.current.Load()
 	if old.conn.GetState() == connectivity.Ready {
-		if err := next.warm(ctx, old.servers.addresses()); err != nil {
+		settle := min(settle, time.Until(old.svid.Certificates[0].NotAfter)/4)
+		if err := next.warm(ctx, old.servers.addresses(), settle); err != nil {
 			return errors.Join(err, next.conn.Close())
 		}
 	}

@@ -87,9 +87,9 @@ func (g *generation) take() bool {
 }
 
 // warm blocks until a server has accepted the generation, and until those at the
-// given addresses have too, or have refused it, or take too long: calls should
-// not all go to the first.
-func (g *generation) warm(ctx context.Context, addresses []string) error {
+// given addresses have too, or have refused it, or let it wait longer than settle:
+// calls should not all go to the first.
+func (g *generation) warm(ctx context.Context, addresses []string, settle time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, warmTimeout)
 	defer cancel()
 	g.conn.Connect()

@@ -3,6 +3,7 @@ package sallyport_test
 import (
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"math/rand/v2"
 	"slices"
@@ -218,5 +219,47 @@ func TestRotationWithReplicaDown(t *testing.T) {
 		if n := len(s.CallIDs()); n < 4 {
 			t.Errorf("a stream did not move: %d RPCs", n)
 		}
+	}
+}
+
+// A replica that has another model, or not yet the stream's, does not end the
+// stream while another one has it.
+func TestReplicaWithAnotherModel(t *testing.T) {
+	for name, other := range map[string]func(serverStream) error{
+		"another artefact": func(s serverStream) error { return s.Send(opened(7, "sha256:ff")) },
+		"no such version":  func(serverStream) error { return refusal(codes.NotFound, "MODEL_NOT_FOUND") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			changed := false // where the stream did not begin
+			server := func() *script {
+				began := false
+				return &script{
+					predict: func(int) error { return nil },
+					rpc: func(n int, open *inferencev1.StreamOpen, s serverStream) error {
+						switch {
+						case open.GetVersion() == 0:
+							began = true
+							return errors.Join(accept(s), echoSome(s, 3), refusal(codes.Unavailable, "DRAINING"))
+						case began:
+							return errors.Join(accept(s), echo(s))
+						}
+						changed = true
+						return other(s)
+					},
+				}
+			}
+			c := scripted(t, sallyport.Config{Retry: atOnceOnly}, server(), server())
+			awaitServers(t, c, 2)
+			s, err := c.Stream(t.Context(), sallyport.StreamConfig{Model: "m", Ordered: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, err := exchange(s, batches); !errors.Is(err, io.EOF) || len(got) != batches {
+				t.Errorf("results of %v: %v", got, err)
+			}
+			if !changed {
+				t.Error("the other server was never asked")
+			}
+		})
 	}
 }
