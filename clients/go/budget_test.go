@@ -109,8 +109,8 @@ func TestBudget(t *testing.T) {
 		earn, spend := sallyport.NewBudget(sallyport.Budget{Ratio: ratio, PerSecond: perSecond}, func() time.Time { return now })
 		begin, earned, spent := now, 0.0, 0.0
 		for range 2000 {
-			now = now.Add(time.Duration(rand.IntN(int(40 * time.Millisecond)))) //nolint:gosec // a test's choice
-			if rand.IntN(2) == 0 {                                              //nolint:gosec // the same
+			now = now.Add(time.Duration(rand.IntN(int(40 * time.Millisecond))))
+			if rand.IntN(2) == 0 {
 				earn()
 				earned += ratio
 			} else if spend() {

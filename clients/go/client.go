@@ -226,7 +226,8 @@ func (c *Client) NewStream(ctx context.Context, desc *grpc.StreamDesc, method st
 }
 
 // Stream opens a stream of batches and blocks until a server has opened it. It
-// stays with that server as long as it can, and ends with ctx, or with the client.
+// stays with that server until it is lost or drains or identities are renewed, and
+// ends with ctx, or with the client.
 func (c *Client) Stream(ctx context.Context, cfg StreamConfig) (*Stream, error) {
 	c.mu.Lock()
 	if c.closed {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log"
 	"slices"
 	"testing"
 	"time"
@@ -27,7 +26,7 @@ func Example() {
 		Balance:     sallyport.LeastRequest,
 	})
 	if err != nil {
-		log.Print(err)
+		fmt.Println(err)
 		return
 	}
 	defer func() { _ = client.Close() }()
@@ -41,7 +40,7 @@ func Example() {
 		}},
 	})
 	if err != nil {
-		log.Print(err) // and its details: docs/errors.md
+		fmt.Println(err) // and its details: docs/errors.md
 		return
 	}
 	fmt.Println(answer.GetModel(), "label", answer.GetOutputs()["label"].GetShape())
@@ -58,13 +57,13 @@ func ExampleClient_Stream() {
 	defer cancel()
 	client, err := sallyport.Dial(ctx, sallyport.Config{Servers: servers, WorkloadAPI: workloadAPI})
 	if err != nil {
-		log.Print(err)
+		fmt.Println(err)
 		return
 	}
 	defer func() { _ = client.Close() }()
 	stream, err := client.Stream(ctx, sallyport.StreamConfig{Model: "breast-cancer", Ordered: true})
 	if err != nil {
-		log.Print(err)
+		fmt.Println(err)
 		return
 	}
 	go func() {
@@ -81,7 +80,7 @@ func ExampleClient_Stream() {
 			return
 		}
 		if err != nil {
-			log.Print(err)
+			fmt.Println(err)
 			return
 		}
 		fmt.Println(result.GetSequence(), result.GetStatus().GetMessage(), result.GetOutputs().GetOutputs()["label"].GetShape())
@@ -110,8 +109,8 @@ func (t *exampleTB) Helper()                  {}
 func (t *exampleTB) Context() context.Context { return context.Background() }
 func (t *exampleTB) Cleanup(f func())         { t.cleanups = append(t.cleanups, f) }
 func (t *exampleTB) TempDir() string          { return shortDir(t) }
-func (t *exampleTB) Error(args ...any)        { log.Print(args...) }
-func (t *exampleTB) Fatal(args ...any)        { log.Panic(args...) }
+func (t *exampleTB) Error(args ...any)        { panic(fmt.Sprint(args...)) }
+func (t *exampleTB) Fatal(args ...any)        { panic(fmt.Sprint(args...)) }
 
 func (t *exampleTB) stop() {
 	for _, f := range slices.Backward(t.cleanups) {

@@ -109,7 +109,7 @@ func TestReplicaLost(t *testing.T) {
 func TestRandomLosses(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
-	random := rand.New(rand.NewPCG(seed, 0)) //nolint:gosec // a test's choice
+	random := rand.New(rand.NewPCG(seed, 0))
 	f := newFleet(t, 3, time.Hour)
 	c := f.as(t, sallyport.Config{Balance: sallyport.Balance(random.IntN(2))})
 	awaitServers(t, c, 3)

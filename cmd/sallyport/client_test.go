@@ -84,6 +84,7 @@ func TestHandshakes(t *testing.T) {
 	}{
 		{name: "path", flags: clientFlags{server: []string{address}, socket: authority.Socket("clinic")}},
 		{name: "URI", flags: clientFlags{server: []string{address}, socket: "unix://" + authority.Socket("clinic")}},
+		{name: "one of two servers", flags: clientFlags{server: []string{vacant.Addr().String(), address}, socket: authority.Socket("clinic")}},
 		{name: "named server", flags: clientFlags{server: []string{address}, socket: authority.Socket("clinic"), serverID: "spiffe://sallyport.test/sallyport"}},
 		{
 			name:  "another server",
