@@ -3,6 +3,7 @@ package sallyport_test
 import (
 	"context"
 	"errors"
+	"io"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -97,6 +98,27 @@ func TestBudgetBoundsOverload(t *testing.T) {
 	}
 	if _, err := c.Stream(t.Context(), sallyport.StreamConfig{}); !errors.Is(err, sallyport.ErrRetryBudget) || server.rpcs != 1 {
 		t.Errorf("a stream, opened %d times: %v", server.rpcs, err)
+	}
+}
+
+// A stream that is open goes on without a budget, at its own pace.
+func TestStreamGoesOnWithoutBudget(t *testing.T) {
+	server := &script{rpc: func(n int, _ *inferencev1.StreamOpen, s serverStream) error {
+		switch n {
+		case 1:
+			return errors.Join(accept(s), echoSome(s, 3), refusal(codes.Unavailable, "DRAINING"))
+		case 2, 3:
+			return refusal(codes.Unavailable, "DRAINING")
+		}
+		return errors.Join(accept(s), echo(s))
+	}}
+	c := scripted(t, sallyport.Config{Budget: sallyport.Budget{Ratio: -1, PerSecond: -1}}, server)
+	s, err := c.Stream(t.Context(), sallyport.StreamConfig{Model: "m"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := exchange(s, batches); !errors.Is(err, io.EOF) || len(got) != batches {
+		t.Errorf("results of %v: %v", got, err)
 	}
 }
 

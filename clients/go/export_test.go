@@ -18,6 +18,9 @@ func LookUp(cfg Config, there *net.Resolver) Config {
 	return cfg
 }
 
+// Connected is how many servers the newest generation is connected to.
+func Connected(c *Client) int { return c.conns.current.Load().servers.connected() }
+
 // Bare is the connection that the client's calls go over now.
 func Bare(c *Client) grpc.ClientConnInterface { return c.conns.current.Load().conn }
 

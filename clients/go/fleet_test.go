@@ -1,6 +1,7 @@
 package sallyport_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -59,8 +60,10 @@ func (f *fleet) as(t testing.TB, cfg sallyport.Config) *sallyport.Client {
 
 // call is a call, and the address of the server that answered it.
 func call(t testing.TB, c *sallyport.Client) (string, error) {
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
 	var p peer.Peer
-	_, err := c.Predict(t.Context(), &inferencev1.PredictRequest{Model: breastCancer, Inputs: measurements(1)}, grpc.Peer(&p))
+	_, err := c.Predict(ctx, &inferencev1.PredictRequest{Model: breastCancer, Inputs: measurements(1)}, grpc.Peer(&p))
 	if err != nil {
 		return "", err
 	}
@@ -101,7 +104,8 @@ func awaitServers(t testing.TB, c *sallyport.Client, n int) {
 	})
 }
 
-// load is a client at work: two callers, an ordered and an unordered stream.
+// load is a client at work: callers who do not rest, an ordered and an unordered
+// stream.
 type load struct {
 	t       testing.TB
 	calls   atomic.Int64
@@ -111,14 +115,17 @@ type load struct {
 	working sync.WaitGroup
 }
 
-func startLoad(t testing.TB, c *sallyport.Client) *load {
+// startLoad starts it; retry is that of the streams.
+func startLoad(t testing.TB, c *sallyport.Client, callers int, retry sallyport.Retry) *load {
 	t.Helper()
 	l := &load{t: t, stop: make(chan struct{})}
-	for range 2 {
+	for range callers {
 		l.working.Go(func() { l.call(c) })
 	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+	t.Cleanup(cancel)
 	for _, ordered := range []bool{false, true} {
-		s, err := c.Stream(t.Context(), sallyport.StreamConfig{Model: breastCancer, Ordered: ordered})
+		s, err := c.Stream(ctx, sallyport.StreamConfig{Model: breastCancer, Ordered: ordered, Retry: retry})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -147,7 +154,7 @@ func (l *load) call(c *sallyport.Client) {
 		select {
 		case <-l.stop:
 			return
-		case <-time.After(2 * time.Millisecond):
+		default:
 		}
 		if _, err := call(l.t, c); err != nil {
 			l.t.Errorf("call: %v", err)
