@@ -157,8 +157,12 @@ func (c *connections) move(ctx context.Context, because string) error {
 	}
 	old := c.current.Load()
 	if old.conn.GetState() == connectivity.Ready {
-		settle := min(settle, time.Until(old.svid.Certificates[0].NotAfter)/4)
-		if err := next.warm(ctx, old.servers.addresses(), settle); err != nil {
+		addresses, end := old.servers.addresses()
+		if ours := old.svid.Certificates[0].NotAfter; ours.Before(end) {
+			end = ours
+		}
+		// Calls must leave before an identity ends.
+		if err := next.warm(ctx, addresses, min(settle, time.Until(end)/4)); err != nil {
 			return errors.Join(err, next.conn.Close())
 		}
 	}

@@ -46,6 +46,7 @@ type serverConn struct {
 	servers *servers
 	certs   []*x509.Certificate
 	moveAt  time.Time
+	end     time.Time // of the server's identity
 	expiry  *time.Timer
 }
 
@@ -101,15 +102,19 @@ func (s *servers) connected() int {
 	return len(s.live)
 }
 
-// addresses are those of the servers that are connected.
-func (s *servers) addresses() []string {
+// addresses are those of the servers that are connected; end is when the identity
+// of the first of them does.
+func (s *servers) addresses() (all []string, end time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var all []string
+	end = time.Now().Add(far)
 	for c := range s.live {
 		all = append(all, c.address)
+		if c.end.Before(end) {
+			end = c.end
+		}
 	}
-	return all
+	return all, end
 }
 
 // triedAll tells whether every one of the addresses had its handshake.
@@ -170,7 +175,7 @@ func (s *servers) begin(conn, raw net.Conn, info *identity.AuthInfo) net.Conn {
 	c := &serverConn{
 		Conn: conn, raw: raw, address: raw.RemoteAddr().String(), servers: s, certs: info.State.PeerCertificates,
 		// By then a server has a newer SVID, if it gets one at half of its life.
-		moveAt: time.Now().Add(max(left*3/4, minMove)),
+		moveAt: time.Now().Add(max(left*3/4, minMove)), end: info.Caller.NotAfter,
 	}
 	c.expiry = time.AfterFunc(left, c.abort)
 	s.mu.Lock()
