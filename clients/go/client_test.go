@@ -24,16 +24,16 @@ func TestDial(t *testing.T) {
 		want   string
 	}{
 		"all is well":     {func(*sallyport.Config) {}, ""},
-		"no port":         {func(c *sallyport.Config) { c.Server = "localhost" }, "must be HOST:PORT"},
+		"no port":         {func(c *sallyport.Config) { c.Servers = []string{"localhost"} }, "must be HOST:PORT"},
 		"no workload API": {func(c *sallyport.Config) { c.WorkloadAPI = w.dir + "/none.sock" }, "none.sock"},
 		"another server": {func(c *sallyport.Config) {
 			c.ServerID = func(id spiffeid.ID) error { return errors.New("not " + id.String()) }
 		}, "not spiffe://sallyport.test/sallyport"},
-		"nobody listens": {func(c *sallyport.Config) { c.Server = "127.0.0.1:1" }, "connection refused"},
+		"nobody listens": {func(c *sallyport.Config) { c.Servers = []string{"127.0.0.1:1"} }, "connection refused"},
 		"no role":        {func(c *sallyport.Config) { c.WorkloadAPI = w.authority.Socket("intern") }, "PermissionDenied"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			cfg := sallyport.Config{Server: w.address, WorkloadAPI: w.authority.Socket("clinic"), StartTimeout: 200 * time.Millisecond}
+			cfg := sallyport.Config{Servers: []string{w.address}, WorkloadAPI: w.authority.Socket("clinic"), StartTimeout: 200 * time.Millisecond}
 			tt.change(&cfg)
 			began := time.Now()
 			c, err := sallyport.Dial(t.Context(), cfg)
@@ -88,5 +88,43 @@ func TestCallIsLeft(t *testing.T) {
 	cancel()
 	if _, err := c.Predict(ctx, &inferencev1.PredictRequest{Model: breastCancer, Inputs: measurements(1)}); status.Code(err) != codes.Canceled {
 		t.Errorf("ended with %v", err)
+	}
+}
+
+// A call that succeeds costs the client no allocation beside gRPC's.
+func TestCallsAreCountedWithoutAllocation(t *testing.T) {
+	w := newWorld(t, time.Hour)
+	c := w.as(t, "clinic", sallyport.Config{Servers: []string{"127.0.0.1:1"}})
+	if n := testing.AllocsPerRun(2000, func() { sallyport.Count(c) }); n > 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
+// What a call through the client costs beside one over gRPC alone.
+func BenchmarkPredict(b *testing.B) {
+	w := newWorld(b, time.Hour)
+	w.start(b)
+	c := w.as(b, "clinic", sallyport.Config{})
+	r := &inferencev1.PredictRequest{Model: breastCancer, Inputs: measurements(1)}
+	for name, predict := range map[string]func() error{
+		"client": func() error {
+			_, err := c.Predict(b.Context(), r)
+			return err
+		},
+		"bare": func() error {
+			_, err := inferencev1.NewPredictionServiceClient(sallyport.Bare(c)).Predict(b.Context(), r)
+			return err
+		},
+	} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			b.RunParallel(func(pb *testing.PB) {
+				for pb.Next() {
+					if err := predict(); err != nil {
+						b.Error(err)
+					}
+				}
+			})
+		})
 	}
 }

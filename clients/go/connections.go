@@ -3,23 +3,21 @@ package sallyport
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
-	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/connectivity"
-	"google.golang.org/grpc/keepalive"
 
 	"github.com/sallyport/sallyport/identity"
 )
 
 const (
-	// warmTimeout is how long a new connection may take before calls move to it.
+	// warmTimeout is how long new connections may take before calls move to them.
 	warmTimeout = 10 * time.Second
+	// settle is how long the first of them waits for the others.
+	settle = 2 * time.Second
 	// afterEnd is how long connections outlive their SVID. It is the server that
 	// ends their calls, with a reason; this is for one that does not.
 	afterEnd = 2 * time.Second
@@ -38,30 +36,12 @@ type connections struct {
 	cancel    context.CancelFunc
 	following sync.WaitGroup
 
-	mu      sync.Mutex // guards what follows
-	current *generation
-	all     map[*generation]struct{} // not closed
-	closed  bool
-}
+	// current takes new calls; nil when the client is closed.
+	current atomic.Pointer[generation]
 
-// generation is the connections that are made with one SVID.
-type generation struct {
-	conn    *grpc.ClientConn
-	svid    *x509svid.SVID
-	servers *servers
-	// retired is closed when a newer generation takes new calls.
-	retired chan struct{}
-	calls   int         // open now; guarded by connections.mu
-	expiry  *time.Timer // nil until retired
+	mu  sync.Mutex               // guards all
+	all map[*generation]struct{} // not closed
 }
-
-// pinned is a source whose SVID stays the same and whose bundles do not.
-type pinned struct {
-	identity.X509Source
-	svid *x509svid.SVID
-}
-
-func (p pinned) GetX509SVID() (*x509svid.SVID, error) { return p.svid, nil }
 
 // connect makes no connection yet. It follows the source until close.
 func connect(ctx context.Context, source *identity.Source, cfg Config) (*connections, error) {
@@ -72,67 +52,47 @@ func connect(ctx context.Context, source *identity.Source, cfg Config) (*connect
 	if err != nil {
 		return nil, err
 	}
-	c.current, c.all[first] = first, struct{}{}
+	c.all[first] = struct{}{}
+	c.current.Store(first)
 	ctx, c.cancel = context.WithCancel(ctx)
 	c.following.Go(func() { c.follow(ctx, updated) })
 	return c, nil
 }
 
-// generation makes one with the newest SVID.
-func (c *connections) generation() (*generation, error) {
-	svid, err := c.source.GetX509SVID()
-	if err != nil {
-		return nil, err
+// take is the generation for a new call, which the caller releases.
+func (c *connections) take() (*generation, error) {
+	for {
+		g := c.current.Load()
+		if g == nil {
+			return nil, errClosed
+		}
+		if g.take() {
+			return g, nil
+		}
+		// It was retired in between, and the next one is there.
 	}
-	creds, err := identity.NewClientCredentials(pinned{c.source, svid}, c.cfg.ServerID)
-	if err != nil {
-		return nil, err
-	}
-	g := &generation{svid: svid, servers: newServers(c.source), retired: make(chan struct{})}
-	opts := []grpc.DialOption{
-		grpc.WithTransportCredentials(&serverCredentials{creds, g.servers}),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(c.cfg.MaxAnswerBytes)),
-		// A server that restarts is back soon.
-		grpc.WithConnectParams(grpc.ConnectParams{
-			Backoff:           backoff.Config{BaseDelay: 200 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 5 * time.Second},
-			MinConnectTimeout: warmTimeout,
-		}),
-		// So that calls on a connection that leads nowhere end.
-		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
-	}
-	if c.cfg.Token != nil {
-		opts = append(opts, grpc.WithPerRPCCredentials(userToken(c.cfg.Token)))
-	}
-	if g.conn, err = grpc.NewClient("passthrough:///"+c.cfg.Server, opts...); err != nil {
-		return nil, fmt.Errorf("server %q: %w", c.cfg.Server, err)
-	}
-	return g, nil
 }
 
-// take is the generation for a new call, which is counted until it ends: opts
-// then tell it.
-func (c *connections) take(opts []grpc.CallOption) (*generation, []grpc.CallOption, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.closed {
-		return nil, nil, errClosed
-	}
-	g := c.current
-	g.calls++
-	// gRPC does not promise to tell it only once.
-	ended := sync.OnceFunc(func() { c.ended(g) })
-	return g, append(opts[:len(opts):len(opts)], grpc.OnFinish(func(error) { ended() })), nil
-}
-
-// ended tells that a call of the generation has ended.
-func (c *connections) ended(g *generation) {
-	c.mu.Lock()
-	g.calls--
-	unused := g.calls == 0 && g != c.current
-	c.mu.Unlock()
-	if unused {
+// release tells that a call of the generation has ended, or that it is no longer
+// current.
+func (c *connections) release(g *generation) {
+	if g.uses.Add(-1) == 0 {
 		c.finish(g)
 	}
+}
+
+// elsewhere tells whether a server is connected beside the one that a call ended on
+// with err.
+func (c *connections) elsewhere(err error) bool {
+	g := c.current.Load()
+	if g == nil {
+		return false
+	}
+	n := g.servers.connected()
+	if !lost(err) {
+		n--
+	}
+	return n > 0
 }
 
 // follow moves calls to new connections: with each newer SVID, and when that of
@@ -142,7 +102,7 @@ func (c *connections) follow(ctx context.Context, updated <-chan struct{}) {
 	because := ""          // why a move is due, until it is made
 	var wait time.Duration // until the next attempt after one that failed
 	for {
-		g := c.current // only this goroutine changes it
+		g := c.current.Load() // only this goroutine changes it
 		timer := time.NewTimer(time.Until(g.servers.moveAt()))
 		if failed > 0 {
 			timer.Reset(wait)
@@ -195,54 +155,31 @@ func (c *connections) move(ctx context.Context, because string) error {
 	if err != nil {
 		return err
 	}
-	if c.current.conn.GetState() == connectivity.Ready {
-		if err := next.warm(ctx); err != nil {
+	old := c.current.Load()
+	if old.conn.GetState() == connectivity.Ready {
+		addresses, end := old.servers.addresses()
+		if ours := old.svid.Certificates[0].NotAfter; ours.Before(end) {
+			end = ours
+		}
+		// Calls must leave before an identity ends.
+		if err := next.warm(ctx, addresses, min(settle, time.Until(end)/4)); err != nil {
 			return errors.Join(err, next.conn.Close())
 		}
 	}
 	c.mu.Lock()
-	if c.closed {
-		c.mu.Unlock()
-		return next.conn.Close()
-	}
-	old := c.current
-	c.current, c.all[next] = next, struct{}{}
-	unused := old.calls == 0
+	c.all[next] = struct{}{}
+	c.current.Store(next)
 	// Calls that nobody ends must not keep it for ever.
 	old.expiry = time.AfterFunc(time.Until(old.svid.Certificates[0].NotAfter)+afterEnd, func() { c.finish(old) })
-	close(old.retired)
 	c.mu.Unlock()
-	if unused {
-		c.finish(old)
-	}
+	close(old.retired)
+	c.release(old)
 	c.log.LogAttrs(ctx, slog.LevelInfo, "calls go over a new connection",
 		slog.String("because", because),
 		slog.String("id", next.svid.ID.String()),
 		slog.String("serial", next.svid.Certificates[0].SerialNumber.Text(16)),
 		slog.Time("expires", next.svid.Certificates[0].NotAfter))
 	return nil
-}
-
-// warm blocks until the generation has a connection that a server has accepted.
-func (g *generation) warm(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, warmTimeout)
-	defer cancel()
-	g.conn.Connect()
-	for {
-		state := g.conn.GetState()
-		switch state { //nolint:exhaustive // the others lead here
-		case connectivity.Ready:
-			return nil
-		case connectivity.TransientFailure, connectivity.Shutdown:
-			if err := g.servers.lastError(); err != nil {
-				return fmt.Errorf("new connection: %w", err)
-			}
-			return errors.New("new connection: the server could not be reached, or hung up")
-		}
-		if !g.conn.WaitForStateChange(ctx, state) {
-			return fmt.Errorf("new connection: not made within %v", warmTimeout)
-		}
-	}
 }
 
 // finish closes a generation that is retired, once.
@@ -273,16 +210,8 @@ func (c *connections) generations() []*generation {
 func (c *connections) close() {
 	c.cancel()
 	c.following.Wait()
-	c.mu.Lock()
-	c.closed = true
-	c.mu.Unlock()
+	c.current.Store(nil)
 	for _, g := range c.generations() {
 		c.finish(g)
 	}
-}
-
-// movingStream is a stream that knows when its connection is no longer the newest.
-type movingStream struct {
-	grpc.ClientStream
-	retired <-chan struct{}
 }

@@ -50,15 +50,32 @@ func (e *ownExpired) Error() string {
 
 func (e *ownExpired) Unwrap() error { return e.err }
 
-// explain is err, as a call over the generation ended with it, as an ownExpired if
-// it is one. A server that refuses our certificate cannot always say so.
+// oneRefused is the error of a call that found no server, of which one was refused
+// for its identity and others were only not there.
+type oneRefused struct{ error }
+
+func (e *oneRefused) Unwrap() error { return e.error }
+
+// explain is err, as a call over the generation ended with it, as an ownExpired or
+// a oneRefused if it is one. A server that refuses our certificate cannot always
+// say so.
 func (g *generation) explain(err error) error {
+	if err == nil {
+		return nil
+	}
 	now, notAfter := time.Now(), g.svid.Certificates[0].NotAfter
 	st := statusOf(err)
-	if st == nil || st.Code() != codes.Unavailable || reasonOf(err) != "" || now.Add(skew).Before(notAfter) {
+	if st == nil || st.Code() != codes.Unavailable || reasonOf(err) != "" {
 		return err
 	}
-	if cause := identity.HandshakeCause(st.Err()); cause == nil && now.Before(notAfter) || errors.Is(cause, identity.ErrServerRefused) {
+	cause := identity.HandshakeCause(st.Err())
+	if errors.Is(cause, identity.ErrServerRefused) {
+		if g.servers.others(int(g.names.addresses.Load())) {
+			return &oneRefused{err}
+		}
+		return err
+	}
+	if now.Add(skew).Before(notAfter) || cause == nil && now.Before(notAfter) {
 		return err
 	}
 	return &ownExpired{notAfter, now, err}

@@ -101,7 +101,7 @@ func (s *Stream) openLeg(ctx context.Context) (*leg, error) {
 	}
 	l := &leg{stream: stream, stop: make(chan struct{}), ended: make(chan error, 1), sent: make(map[uint64]*batch)}
 	if m, ok := stream.(*movingStream); ok {
-		l.retired = m.retired
+		l.retired = m.generation.retired
 	}
 	return l, nil
 }

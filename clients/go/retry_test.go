@@ -54,6 +54,7 @@ func TestRetriable(t *testing.T) {
 		"token expired":                               {refusal(codes.Unauthenticated, "TOKEN_EXPIRED"), never},
 		"connection closed":                           {status.Error(codes.Canceled, "grpc: the client connection is closing"), always},
 		"cancelled there":                             {refusal(codes.Canceled, "CANCELLED"), never},
+		"overloaded":                                  {refusal(codes.ResourceExhausted, "OVERLOADED"), always},
 		"over quota":                                  {refusal(codes.ResourceExhausted, "QUOTA_ROWS"), never},
 		"denied":                                      {refusal(codes.PermissionDenied, "POLICY_DENIED"), never},
 		"invalid":                                     {refusal(codes.InvalidArgument, "REQUEST_INVALID"), never},

@@ -55,7 +55,12 @@ type Stream struct {
 	conn  grpc.ClientConnInterface
 	cfg   StreamConfig
 	again func(error) bool // whether resuming may help
-	ctx   context.Context  // a stream wrapper's
+	// spend tells whether the budget has another attempt; nil if there is none.
+	spend func() bool
+	// elsewhere tells whether another server may take over after an error; nil if
+	// there is only one.
+	elsewhere func(error) bool
+	ctx       context.Context // a stream wrapper's
 	// cancel ends ctx.
 	cancel context.CancelFunc
 
@@ -70,6 +75,7 @@ type Stream struct {
 	todo      []*batch // to be sent before what comes from in
 	last      bool     // in is closed and empty
 	fruitless int      // attempts in a row that got no result
+	changed   int      // of them, those that found another model
 
 	// Of the goroutine of receive, of which there is one at a time.
 	due  uint64 // the sequence whose result comes next, if ordered
@@ -200,7 +206,7 @@ func (s *Stream) run(l *leg) {
 			return
 		}
 		if s.fruitless++; l.answered > 0 || err == nil && l.isRetired() {
-			s.fruitless = 0
+			s.fruitless, s.changed = 0, 0
 		}
 		if err == nil {
 			err = errUnanswered
@@ -266,11 +272,8 @@ func (s *Stream) reopen(last error) (*leg, error) {
 		if s.fruitless >= s.cfg.Retry.Attempts {
 			return nil, last
 		}
-		if s.fruitless > 0 && !s.cfg.Retry.pause(s.ctx, s.fruitless) {
-			if s.ctx.Err() != nil {
-				return nil, s.contextError()
-			}
-			return nil, last // the deadline would pass in the pause
+		if err := s.pause(last); err != nil {
+			return nil, err
 		}
 		l, err := s.open()
 		switch {
@@ -280,6 +283,9 @@ func (s *Stream) reopen(last error) (*leg, error) {
 			return nil, s.contextError()
 		case s.opened != nil && reasonOf(err) == quotaStreams:
 			// The RPC whose place this one takes may not have ended on the server yet.
+		case errors.Is(err, ErrModelChanged) && s.isElsewhere(err) && s.changed < maxChanged:
+			// A server that another model was put on before the others.
+			s.changed++
 		case !s.again(err):
 			return nil, err
 		}
@@ -287,6 +293,37 @@ func (s *Stream) reopen(last error) (*leg, error) {
 		last = err
 	}
 }
+
+// maxChanged is how often a stream asks another server for its model.
+const maxChanged = 4
+
+// pause waits before an attempt that comes after fruitless ones, of which the last
+// ended with the error given. Its own error ends the stream.
+//
+// What is open already has its retries from the budget too, but does not end for
+// want of them: its work would be lost, and its attempts are few and far between.
+func (s *Stream) pause(last error) error {
+	if s.fruitless == 0 {
+		return nil
+	}
+	elsewhere := s.isElsewhere(last)
+	if s.spend != nil && !s.spend() {
+		if s.opened == nil {
+			return fmt.Errorf("%w; %w", last, ErrRetryBudget)
+		}
+		elsewhere = false
+	}
+	wait, ok := s.cfg.Retry.wait(s.fruitless, last, elsewhere)
+	if !ok || !fits(s.ctx, wait) {
+		return last
+	}
+	if !pause(s.ctx, wait) {
+		return s.contextError()
+	}
+	return nil
+}
+
+func (s *Stream) isElsewhere(err error) bool { return s.elsewhere != nil && s.elsewhere(err) }
 
 // check compares what a later RPC runs on with what the first did.
 func (s *Stream) check(opened *inferencev1.StreamOpened) error {

@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/test/bufconn"
+	"google.golang.org/protobuf/protoadapt"
 
 	sallyport "github.com/sallyport/sallyport/clients/go"
 	inferencev1 "github.com/sallyport/sallyport/gen/go/sallyport/inference/v1"
@@ -31,9 +32,20 @@ type serverStream = grpc.BidiStreamingServer[inferencev1.PredictStreamRequest, i
 type script struct {
 	inferencev1.UnimplementedPredictionServiceServer
 	rpc func(n int, open *inferencev1.StreamOpen, stream serverStream) error
+	// predict answers a unary call, which has its own number.
+	predict func(n int) error
 
-	mu   sync.Mutex // guards rpcs
-	rpcs int
+	mu    sync.Mutex // guards what follows
+	rpcs  int
+	calls int
+}
+
+func (s *script) Predict(context.Context, *inferencev1.PredictRequest) (*inferencev1.PredictResponse, error) {
+	s.mu.Lock()
+	s.calls++
+	n := s.calls
+	s.mu.Unlock()
+	return &inferencev1.PredictResponse{}, s.predict(n)
 }
 
 func (s *script) PredictStream(stream serverStream) error {
@@ -96,8 +108,9 @@ func refuse(b *inferencev1.StreamBatch, err error) *inferencev1.PredictStreamRes
 var draining = &inferencev1.PredictStreamResponse{Message: &inferencev1.PredictStreamResponse_Draining{Draining: &inferencev1.StreamDraining{}}}
 
 // refusal is an error as a Sallyport server gives it.
-func refusal(code codes.Code, reason string) error {
-	st, err := status.New(code, "no").WithDetails(&errdetails.ErrorInfo{Domain: "sallyport", Reason: reason})
+func refusal(code codes.Code, reason string, details ...protoadapt.MessageV1) error {
+	details = append(details, &errdetails.ErrorInfo{Domain: "sallyport", Reason: reason})
+	st, err := status.New(code, "no").WithDetails(details...)
 	if err != nil {
 		return err
 	}

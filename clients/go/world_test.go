@@ -13,6 +13,7 @@ import (
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
 
 	sallyport "github.com/sallyport/sallyport/clients/go"
 	inferencev1 "github.com/sallyport/sallyport/gen/go/sallyport/inference/v1"
@@ -46,7 +47,7 @@ roles:
   - name: everything
     rules:
       - {actions: [PREDICT, PREDICT_STREAM, DESCRIBE], models: ["*"]}
-    limits: {requests_per_second: 1e6, rows_per_second: 1e9, max_streams: 1}
+    limits: {requests_per_second: 1e6, rows_per_second: 1e9, max_streams: %d}
 bindings:
   - role: everything
     callers: ["spiffe://sallyport.test/clinic/*", "spiffe://elsewhere.test/outsider"]
@@ -58,18 +59,19 @@ type world struct {
 	authority *devauthority.Authority
 	dir       string // the authority's
 	address   string
+	streams   int                       // that a caller may have open on one server
 	users     interceptors.UserVerifier // of its servers; may be nil
 }
 
 // newWorld starts an authority whose SVIDs hold for ttl.
-func newWorld(t *testing.T, ttl time.Duration) *world {
+func newWorld(t testing.TB, ttl time.Duration) *world {
 	t.Helper()
 	dir := shortDir(t)
-	return &world{authority: startAuthority(t, dir, ttl), dir: dir, address: "127.0.0.1:0"}
+	return &world{authority: startAuthority(t, dir, ttl), dir: dir, address: "127.0.0.1:0", streams: 1}
 }
 
 // shortDir is a new directory whose path leaves room for the name of a socket.
-func shortDir(t *testing.T) string {
+func shortDir(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "sp") //nolint:usetesting // t.TempDir is too long for a socket
 	if err != nil {
@@ -83,7 +85,7 @@ func shortDir(t *testing.T) string {
 	return dir
 }
 
-func startAuthority(t *testing.T, dir string, ttl time.Duration) *devauthority.Authority {
+func startAuthority(t testing.TB, dir string, ttl time.Duration) *devauthority.Authority {
 	t.Helper()
 	workloads := devauthority.DefaultWorkloads()
 	workloads[0].FederatesWith = []spiffeid.TrustDomain{elsewhere} // the server
@@ -108,10 +110,27 @@ type running struct {
 }
 
 // start starts the server at the world's address, which is the same each time.
-func (w *world) start(t *testing.T) *running {
+func (w *world) start(t testing.TB) *running {
 	t.Helper()
-	log := slog.New(slog.DiscardHandler)
-	source, err := identity.Open(t.Context(), identity.Config{WorkloadAPI: w.authority.Socket("server")})
+	tcp := listen(t, w.address)
+	w.address = tcp.Addr().String()
+	return w.serve(t, &listener{Listener: tcp}, "server")
+}
+
+func listen(t testing.TB, address string) net.Listener {
+	t.Helper()
+	tcp, err := new(net.ListenConfig).Listen(t.Context(), "tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tcp
+}
+
+// credentials are a server's with the identity of a workload, from a source that
+// the caller closes.
+func (w *world) credentials(t testing.TB, workload string) (credentials.TransportCredentials, *identity.Source) {
+	t.Helper()
+	source, err := identity.Open(t.Context(), identity.Config{WorkloadAPI: w.authority.Socket(workload)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -121,7 +140,15 @@ func (w *world) start(t *testing.T) *running {
 	if err != nil {
 		t.Fatal(err)
 	}
-	parsed, err := policy.Parse([]byte(worldPolicy), "policy.yaml")
+	return creds, source
+}
+
+// serve starts a server with the identity of a workload.
+func (w *world) serve(t testing.TB, listener *listener, workload string) *running {
+	t.Helper()
+	log := slog.New(slog.DiscardHandler)
+	creds, source := w.credentials(t, workload)
+	parsed, err := policy.Parse(fmt.Appendf(nil, worldPolicy, w.streams), "policy.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -165,16 +192,11 @@ func (w *world) start(t *testing.T) *running {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tcp, err := new(net.ListenConfig).Listen(t.Context(), "tcp", w.address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	w.address = tcp.Addr().String()
-	r := &running{Server: s, listener: &listener{Listener: tcp}}
+	r := &running{Server: s, listener: listener}
 	var ctx context.Context
 	ctx, r.stop = context.WithCancel(context.WithoutCancel(t.Context()))
 	served := make(chan error, 1)
-	go func() { served <- s.Serve(ctx, r.listener) }()
+	go func() { served <- s.Serve(ctx, listener) }()
 	r.close = sync.OnceValue(func() error {
 		r.stop()
 		end, cancel := context.WithTimeout(context.Background(), patience)
@@ -191,7 +213,7 @@ func (w *world) start(t *testing.T) *running {
 
 // kill ends the server as a power failure would: its connections are gone, and
 // nobody was told.
-func (r *running) kill(t *testing.T) {
+func (r *running) kill(t testing.TB) {
 	t.Helper()
 	_ = r.listener.Close()
 	r.listener.abort()
@@ -207,7 +229,8 @@ type listener struct {
 	net.Listener
 	mu    sync.Mutex // guards conns and deaf
 	conns []net.Conn
-	deaf  bool // hangs up on whoever connects
+	deaf  bool          // hangs up on whoever connects
+	slow  time.Duration // how long a write takes
 }
 
 func (l *listener) Accept() (net.Conn, error) {
@@ -221,7 +244,21 @@ func (l *listener) Accept() (net.Conn, error) {
 	if l.deaf {
 		_ = conn.Close()
 	}
+	if l.slow > 0 {
+		return &slowConn{conn, l.slow}, nil
+	}
 	return conn, nil
+}
+
+// slowConn is a connection over a bad network.
+type slowConn struct {
+	net.Conn
+	delay time.Duration
+}
+
+func (c *slowConn) Write(p []byte) (int, error) {
+	time.Sleep(c.delay)
+	return c.Conn.Write(p)
 }
 
 // accepted is how many connections there were so far.
@@ -252,9 +289,12 @@ func (l *listener) abort() {
 }
 
 // as is a client of the server as one of the authority's workloads.
-func (w *world) as(t *testing.T, workload string, cfg sallyport.Config) *sallyport.Client {
+func (w *world) as(t testing.TB, workload string, cfg sallyport.Config) *sallyport.Client {
 	t.Helper()
-	cfg.Server, cfg.WorkloadAPI = w.address, w.authority.Socket(workload)
+	if cfg.Servers == nil {
+		cfg.Servers = []string{w.address}
+	}
+	cfg.WorkloadAPI = w.authority.Socket(workload)
 	c, err := sallyport.Dial(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -328,7 +368,7 @@ func collect(s *sallyport.Stream, ordered bool) (map[uint64]bool, error) {
 }
 
 // eventually waits until check finds nothing amiss.
-func eventually(t *testing.T, check func() error) {
+func eventually(t testing.TB, check func() error) {
 	t.Helper()
 	timeout := time.After(patience)
 	for {

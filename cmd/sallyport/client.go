@@ -30,8 +30,9 @@ const (
 
 // clientFlags say which server to call, and as whom.
 type clientFlags struct {
-	// server is HOST:PORT; empty for what serverEnv says.
-	server string
+	// server is HOST:PORT of each server; empty for what serverEnv says, with commas
+	// in between.
+	server []string
 	// socket is the Workload API's: a path or a URI; empty for what
 	// SPIFFE_ENDPOINT_SOCKET says.
 	socket string
@@ -45,7 +46,7 @@ type clientFlags struct {
 
 func (f *clientFlags) register(cmd *cobra.Command) {
 	flags := cmd.Flags()
-	flags.StringVar(&f.server, "server", "", "address of the server, HOST:PORT (default $"+serverEnv+")")
+	flags.StringSliceVar(&f.server, "server", nil, "address of the server, HOST:PORT; may be given for each replica (default $"+serverEnv+", with commas in between)")
 	flags.StringVar(&f.socket, "socket", "", "socket of the SPIFFE Workload API, a path or unix:///path (default $"+workloadapi.SocketEnv+")")
 	flags.StringVar(&f.serverID, "server-id", "", "SPIFFE ID that the server must have (default any with the path "+identity.ServerPath+")")
 	flags.StringVar(&f.tokenFile, "token-file", "", "file with the token of the user on whose behalf to call, without Bearer; read for each call")
@@ -69,12 +70,9 @@ type client = sallyport.Client
 // its error. Unary calls that the server was not able to take are made up to
 // three times. The caller closes the client.
 func dial(ctx context.Context, flags clientFlags) (*client, error) {
-	server := cmp.Or(flags.server, os.Getenv(serverEnv))
-	if server == "" {
-		return nil, usage(fmt.Errorf("which server? give --server HOST:PORT or set %s", serverEnv))
-	}
-	if _, port, err := net.SplitHostPort(server); err != nil || port == "" {
-		return nil, usage(fmt.Errorf("--server %q: must be HOST:PORT", server))
+	servers, err := flags.servers()
+	if err != nil {
+		return nil, err
 	}
 	authorize := identity.DefaultServer()
 	if flags.serverID != "" {
@@ -93,7 +91,7 @@ func dial(ctx context.Context, flags clientFlags) (*client, error) {
 		return nil, err
 	}
 	return sallyport.Dial(ctx, sallyport.Config{
-		Server:      server,
+		Servers:     servers,
 		WorkloadAPI: socket,
 		ServerID:    authorize,
 		Token:       token,
@@ -101,6 +99,23 @@ func dial(ctx context.Context, flags clientFlags) (*client, error) {
 		// Some of the time is left to find out why there is none.
 		StartTimeout: cmp.Or(min(flags.timeout/2, maxIdentityWait), maxIdentityWait),
 	})
+}
+
+// servers are the addresses to call.
+func (f *clientFlags) servers() ([]string, error) {
+	servers := f.server
+	if env := os.Getenv(serverEnv); len(servers) == 0 && env != "" {
+		servers = strings.Split(env, ",")
+	}
+	if len(servers) == 0 {
+		return nil, usage(fmt.Errorf("which server? give --server HOST:PORT or set %s", serverEnv))
+	}
+	for _, server := range servers {
+		if _, port, err := net.SplitHostPort(server); err != nil || port == "" {
+			return nil, usage(fmt.Errorf("--server %q: must be HOST:PORT", server))
+		}
+	}
+	return servers, nil
 }
 
 // checkSocket finds out at once what would otherwise take the whole wait for an

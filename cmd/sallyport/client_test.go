@@ -82,49 +82,50 @@ func TestHandshakes(t *testing.T) {
 		code  int
 		want  string
 	}{
-		{name: "path", flags: clientFlags{server: address, socket: authority.Socket("clinic")}},
-		{name: "URI", flags: clientFlags{server: address, socket: "unix://" + authority.Socket("clinic")}},
-		{name: "named server", flags: clientFlags{server: address, socket: authority.Socket("clinic"), serverID: "spiffe://sallyport.test/sallyport"}},
+		{name: "path", flags: clientFlags{server: []string{address}, socket: authority.Socket("clinic")}},
+		{name: "URI", flags: clientFlags{server: []string{address}, socket: "unix://" + authority.Socket("clinic")}},
+		{name: "one of two servers", flags: clientFlags{server: []string{vacant.Addr().String(), address}, socket: authority.Socket("clinic")}},
+		{name: "named server", flags: clientFlags{server: []string{address}, socket: authority.Socket("clinic"), serverID: "spiffe://sallyport.test/sallyport"}},
 		{
 			name:  "another server",
-			flags: clientFlags{server: address, socket: authority.Socket("clinic"), serverID: "spiffe://sallyport.test/other"},
+			flags: clientFlags{server: []string{address}, socket: authority.Socket("clinic"), serverID: "spiffe://sallyport.test/other"},
 			code:  exitFailed,
 			want:  "UNAVAILABLE: the server's identity is not accepted: the server is spiffe://sallyport.test/sallyport, not spiffe://sallyport.test/other",
 		},
 		{
 			name:  "outsider",
-			flags: clientFlags{server: address, socket: authority.Socket("outsider")},
+			flags: clientFlags{server: []string{address}, socket: authority.Socket("outsider")},
 			code:  exitDenied,
 			want:  "UNAVAILABLE: the server does not accept our identity spiffe://elsewhere.test/outsider",
 		},
 		{
 			name:  "nobody listens",
-			flags: clientFlags{server: vacant.Addr().String(), socket: authority.Socket("clinic")},
+			flags: clientFlags{server: []string{vacant.Addr().String()}, socket: authority.Socket("clinic")},
 			code:  exitFailed,
 			want:  "nobody listens at " + vacant.Addr().String(),
 		},
 		{
 			name:  "no socket there",
-			flags: clientFlags{server: address, socket: missing},
+			flags: clientFlags{server: []string{address}, socket: missing},
 			code:  exitFailed,
 			want:  "no SPIFFE Workload API at " + missing + ": the socket does not exist",
 		},
 		{
 			name:  "no socket there, as URI",
-			flags: clientFlags{server: address, socket: "unix://" + missing},
+			flags: clientFlags{server: []string{address}, socket: "unix://" + missing},
 			code:  exitFailed,
 			want:  "no SPIFFE Workload API at " + missing + ": the socket does not exist",
 		},
 		{
 			name:  "no identity issued",
-			flags: clientFlags{server: address, socket: authority.Socket("nobody"), timeout: 200 * time.Millisecond},
+			flags: clientFlags{server: []string{address}, socket: authority.Socket("nobody"), timeout: 200 * time.Millisecond},
 			code:  exitFailed,
 			want:  "issues no identity to this process",
 		},
 		{name: "no server", flags: clientFlags{socket: missing}, code: exitUsage, want: "give --server HOST:PORT or set SALLYPORT_SERVER"},
-		{name: "no port", flags: clientFlags{server: "localhost", socket: missing}, code: exitUsage, want: "must be HOST:PORT"},
-		{name: "no socket", flags: clientFlags{server: address}, code: exitUsage, want: "give --socket PATH"},
-		{name: "wrong server ID", flags: clientFlags{server: address, socket: missing, serverID: "sallyport"}, code: exitUsage, want: `--server-id "sallyport"`},
+		{name: "no port", flags: clientFlags{server: []string{"localhost"}, socket: missing}, code: exitUsage, want: "must be HOST:PORT"},
+		{name: "no socket", flags: clientFlags{server: []string{address}}, code: exitUsage, want: "give --socket PATH"},
+		{name: "wrong server ID", flags: clientFlags{server: []string{address}, socket: missing, serverID: "sallyport"}, code: exitUsage, want: `--server-id "sallyport"`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Setenv("SALLYPORT_SERVER", "")

@@ -130,7 +130,7 @@ func (d *demo) got(format string, a ...any)  { d.printf("   <- %s\n", fmt.Sprint
 // as connects as one of the workloads.
 func (d *demo) as(ctx context.Context, workload string) (*client, error) {
 	return dial(ctx, clientFlags{
-		server:  d.address,
+		server:  []string{d.address},
 		socket:  filepath.Join(d.dir, "workloads", workload+".sock"),
 		timeout: demoLimit,
 	})

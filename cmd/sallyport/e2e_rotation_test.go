@@ -66,7 +66,7 @@ func TestRotationSoak(t *testing.T) {
 	for _, name := range []string{"clinic", "ward-batch", "intern"} {
 		c := &soaker{t: t, stop: stop, name: name}
 		var err error
-		c.Client, err = sallyport.Dial(ctx, sallyport.Config{Server: s.address, WorkloadAPI: s.socket(name), Log: slog.New(c)})
+		c.Client, err = sallyport.Dial(ctx, sallyport.Config{Servers: []string{s.address}, WorkloadAPI: s.socket(name), Log: slog.New(c)})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -9,6 +9,7 @@ import (
 	"context"
 	"log/slog"
 	"os"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc/status"
@@ -28,9 +29,9 @@ func main() {
 	}
 }
 
-func predict(ctx context.Context, server string, log *slog.Logger) error {
-	// A server under /sallyport in our own trust domain; ServerID names one.
-	client, err := sallyport.Dial(ctx, sallyport.Config{Server: server, Log: log})
+func predict(ctx context.Context, servers string, log *slog.Logger) error {
+	// Servers under /sallyport in our own trust domain; ServerID names another.
+	client, err := sallyport.Dial(ctx, sallyport.Config{Servers: strings.Split(servers, ","), Log: log})
 	if err != nil {
 		return err
 	}

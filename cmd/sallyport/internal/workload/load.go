@@ -28,7 +28,7 @@ func load(ctx context.Context, f flags, in io.Reader, out *output) (err error) {
 	}
 	defer func() { err = errors.Join(err, source.Close()) }()
 	client, err := sallyport.Dial(ctx, sallyport.Config{
-		Server: f.server, WorkloadAPI: f.socket, StartTimeout: f.wait, Retry: sallyport.Retry{Attempts: 1},
+		Servers: []string{f.server}, WorkloadAPI: f.socket, StartTimeout: f.wait, Retry: sallyport.Retry{Attempts: 1},
 	})
 	if err != nil {
 		return err
