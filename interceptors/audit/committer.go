@@ -170,7 +170,7 @@ func (l *Log) encodeFrames(batch []*entry) (n int) {
 func (l *Log) indexFrames(batch []*entry) {
 	start := l.w.written.size - int64(len(l.frames))
 	for i, e := range batch {
-		l.w.index.add(readClear(e.record), start+int64(e.off), l.leaves[i])
+		l.w.index.add(readIndexed(e.record), start+int64(e.off), l.leaves[i])
 	}
 }
 

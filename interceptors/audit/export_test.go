@@ -54,3 +54,6 @@ func ReadHeader(r io.Reader) (*Tree, error) {
 	t, err := readHeader(r)
 	return &Tree{t}, err
 }
+
+// MarshalAppend encodes a record.
+var MarshalAppend = marshalAppend
