@@ -57,6 +57,7 @@ type Message struct {
 	Subject Subject
 
 	bytes int64 // as it came
+	valid bool  // whether it is known to keep the rules of its schema
 }
 
 // Subject is what the gates decide on, read from a message by its method.
@@ -91,6 +92,11 @@ type Method struct {
 	Describe func(proto.Message) Subject
 	// New returns an empty request; it warms the validator. Required.
 	New func() proto.Message
+	// Decode decodes data into a message of New's type, sooner than Protobuf and the
+	// validator do, and is true only if they would have decoded the same and found it
+	// valid. If it is false they are asked, and what the message holds does not
+	// matter. The message may refer to data. Optional.
+	Decode func(data []byte, m proto.Message) bool
 
 	// What the Registrar finds out.
 	registered, streams bool

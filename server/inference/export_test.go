@@ -1,7 +1,9 @@
 package inference
 
-// What the tests of tensors call.
+// What the tests of tensors and of requests call.
 var (
 	DecodeTensor = decodeTensor
 	EncodeTensor = encodeTensor
+
+	DecodeRequest = decodeRequest
 )
