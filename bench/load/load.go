@@ -43,6 +43,9 @@ type Config struct {
 	Duration time.Duration
 	// Kind names the kind of an error; its gRPC code if nil.
 	Kind func(error) string
+	// Begin and End are called when calls begin to count and when they no longer do,
+	// while they go on: to read what a server has used till then. Both optional.
+	Begin, End func()
 }
 
 func (c *Config) validate() error {
@@ -102,11 +105,30 @@ func Run(ctx context.Context, cfg Config, newCaller func(i int) (Caller, error))
 	for i, c := range callers {
 		working.Go(func() { work(ctx, c, &r.shards[i%len(r.shards)]) })
 	}
+	working.Go(func() { r.tell(ctx) })
 	working.Wait()
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("load: %w", err)
 	}
 	return merge(r.shards, cfg.Duration), nil
+}
+
+// tell calls Begin and End at their times.
+func (r *run) tell(ctx context.Context) {
+	for _, mark := range []struct {
+		at   time.Time
+		call func()
+	}{{r.from, r.Begin}, {r.to, r.End}} {
+		if mark.call == nil {
+			continue
+		}
+		select {
+		case <-time.After(time.Until(mark.at)):
+			mark.call()
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // closed makes one call after the other.
