@@ -27,8 +27,15 @@ func Open(library string) (closeLibrary func() error, err error) {
 	return ort.DestroyEnvironment, nil
 }
 
-// Version is the version of ONNX Runtime.
-func Version() string { return ort.GetVersion() }
+// LibraryVersion is the version of a library that is not open.
+func LibraryVersion(library string) (string, error) {
+	closeLibrary, err := Open(library)
+	if err != nil {
+		return "", err
+	}
+	version := ort.GetVersion()
+	return version, closeLibrary()
+}
 
 // Model is a loaded model. It is safe for concurrent use.
 type Model struct {

@@ -22,6 +22,13 @@ type Caller interface {
 	Call(ctx context.Context) error
 }
 
+// Timer is a Caller whose calls overlap: what Call waited is then not how long one
+// took.
+type Timer interface {
+	// Took is how long the call took whose answer the last Call returned.
+	Took() time.Duration
+}
+
 // CallerFunc is a function as a Caller.
 type CallerFunc func(ctx context.Context) error
 
@@ -133,11 +140,16 @@ func (r *run) tell(ctx context.Context) {
 
 // closed makes one call after the other.
 func (r *run) closed(ctx context.Context, c Caller, s *shard) {
+	timer, timed := c.(Timer)
 	for start := r.begin; start.Before(r.to) && ctx.Err() == nil; {
 		err := c.Call(ctx)
 		end := time.Now()
 		if !end.Before(r.from) && end.Before(r.to) {
-			s.add(end.Sub(start), 0, err, r.Kind)
+			took := end.Sub(start)
+			if timed {
+				took = timer.Took()
+			}
+			s.add(took, 0, err, r.Kind)
 		}
 		start = end
 	}

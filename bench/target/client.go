@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync/atomic"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffetls/tlsconfig"
@@ -50,7 +51,15 @@ type Stream struct {
 	cancel context.CancelFunc
 	places chan struct{}
 	failed chan error // has the error of the goroutine that sends
+	// sent is when the batches left that are on their way, each at the place of its
+	// sequence; results come in that order.
+	sent  []atomic.Int64
+	begin time.Time
+	next  uint64 // sequence of the next result
+	took  time.Duration
 }
+
+var _ load.Timer = (*Stream)(nil)
 
 // OpenStream opens a stream with the open message and sends the inputs of a batch,
 // serialized beforehand, again and again; window is how many batches are on their
@@ -73,7 +82,10 @@ func OpenStream(ctx context.Context, conn *grpc.ClientConn, open, inputs []byte,
 	if err := stream.RecvMsg(new(reply)); err != nil {
 		return nil, fmt.Errorf("open a stream: %w", err)
 	}
-	s := &Stream{stream: stream, cancel: cancel, places: make(chan struct{}, window), failed: make(chan error, 1)}
+	s := &Stream{
+		stream: stream, cancel: cancel, places: make(chan struct{}, window), failed: make(chan error, 1),
+		sent: make([]atomic.Int64, window), begin: time.Now(), next: 1,
+	}
 	for range window {
 		s.places <- struct{}{}
 	}
@@ -90,6 +102,7 @@ func (s *Stream) send(ctx context.Context, inputs []byte) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		}
+		s.sent[sequence%uint64(len(s.sent))].Store(int64(time.Since(s.begin)))
 		if err := s.stream.SendMsg(numbered(inputs, sequence)); err != nil {
 			return err
 		}
@@ -102,9 +115,14 @@ func (s *Stream) Call(context.Context) error {
 	if err := s.stream.RecvMsg(&answer); err != nil {
 		return err
 	}
+	s.took = time.Since(s.begin) - time.Duration(s.sent[s.next%uint64(len(s.sent))].Load())
+	s.next++
 	s.places <- struct{}{}
 	return answer.batchError()
 }
+
+// Took is how long the last batch was on its way, there and back.
+func (s *Stream) Took() time.Duration { return s.took }
 
 // Close ends the stream.
 func (s *Stream) Close() {
