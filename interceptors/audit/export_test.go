@@ -16,7 +16,7 @@ const (
 )
 
 func (c Config) WithSync(sync func(*os.File) error) Config {
-	c.sync = sync
+	c.sync, c.syncData = sync, sync
 	return c
 }
 

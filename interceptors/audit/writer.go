@@ -28,8 +28,9 @@ func (p *position) set(other *position) {
 // goroutine.
 type writer struct {
 	dir   string
-	limit int64                // length at which a segment is full
-	sync  func(*os.File) error // (*os.File).Sync, unless a test makes it fail
+	limit int64 // length at which a segment is full
+	// sync is (*os.File).Sync and syncData is syncData, unless a test makes them fail.
+	sync, syncData func(*os.File) error
 
 	lock     *os.File // the directory
 	file     *os.File // the last segment
@@ -68,7 +69,7 @@ func (w *writer) write(frames []byte, end *tree) error {
 // flush waits until what was written is on disk. After an error nothing may be
 // written before recover.
 func (w *writer) flush() error {
-	if err := w.sync(w.file); err != nil {
+	if err := w.syncData(w.file); err != nil {
 		// The file was opened before it had its name.
 		if failed := (*os.PathError)(nil); errors.As(err, &failed) {
 			failed.Path = w.path()
