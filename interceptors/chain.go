@@ -22,6 +22,7 @@ import (
 	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/recovery"
 	"golang.org/x/time/rate"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
@@ -95,8 +96,8 @@ type Method struct {
 	// Decode decodes data into a message of New's type, sooner than Protobuf and the
 	// validator do, and is true only if they would have decoded the same and found it
 	// valid. If it is false they are asked, and what the message holds does not
-	// matter. The message may refer to data. Optional.
-	Decode func(data []byte, m proto.Message) bool
+	// matter. The message must not refer to data, which is used again. Optional.
+	Decode func(data mem.BufferSlice, m proto.Message) bool
 
 	// What the Registrar finds out.
 	registered, streams bool

@@ -152,12 +152,8 @@ func (s *gatedStream) decode(m any, msg *Message) error {
 // decode decodes a message into p. Valid is that it is known to keep the rules of
 // its schema.
 func (m *Method) decode(data mem.BufferSlice, p proto.Message) (_ proto.Message, valid bool, _ *Refusal) {
-	if m.Decode != nil {
-		// Not of the pool: the message refers to it for as long as it lives.
-		body := data.Materialize()
-		if m.Decode(body, p) {
-			return p, true, nil
-		}
+	if m.Decode != nil && m.Decode(data, p) {
+		return p, true, nil
 	}
 	buf := data.MaterializeToBuffer(mem.DefaultBufferPool())
 	defer buf.Free()

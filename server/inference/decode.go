@@ -6,6 +6,7 @@ import (
 	"unicode/utf8"
 	"unsafe"
 
+	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
@@ -26,15 +27,16 @@ const (
 // any other, be it valid, and m then holds anything: the caller decodes and checks
 // it in the general way. Without reflection it costs a fifth of that.
 //
-// The message refers to data, which must not change any more.
-func decodeRequest(data []byte, m proto.Message) bool {
+// The message refers to one copy of data. In it the elements of the first input are
+// where ONNX Runtime can read them, so that they are not copied again.
+func decodeRequest(data mem.BufferSlice, m proto.Message) bool {
 	switch m := m.(type) {
 	case *inferencev1.PredictRequest:
 		m.Reset()
-		return decodePredict(data, m)
+		return decodePredict(copyOf(data, 3, 2, 3), m)
 	case *inferencev1.PredictStreamRequest:
 		m.Reset()
-		return decodeStream(data, m)
+		return decodeStream(copyOf(data, 2, 2, 2, 3), m)
 	}
 	return false
 }

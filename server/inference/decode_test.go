@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"unsafe"
 
 	"buf.build/go/protovalidate"
 	"google.golang.org/protobuf/encoding/protowire"
@@ -43,11 +44,48 @@ func TestDecodeRequest(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got := want.ProtoReflect().New().Interface()
-		if !inference.DecodeRequest(data, got) {
-			t.Errorf("not taken: %v", want)
-		} else if !proto.Equal(got, want) {
-			t.Errorf("got  %v\nwant %v", got, want)
+		for _, piece := range []int{1, 7, 1 << 14} {
+			got := want.ProtoReflect().New().Interface()
+			if !inference.DecodeRequest(data, got, piece) {
+				t.Errorf("in pieces of %d: not taken: %v", piece, want)
+			} else if !proto.Equal(got, want) {
+				t.Errorf("in pieces of %d:\ngot  %v\nwant %v", piece, got, want)
+			}
+		}
+	}
+}
+
+// TestElementsAreAligned: the elements of the first input can be read where they are,
+// however long the names before them.
+func TestElementsAreAligned(t *testing.T) {
+	t.Parallel()
+	for n := range 20 {
+		in := map[string]*inferencev1.Tensor{strings.Repeat("X", n+1): {
+			DataType: inferencev1.DataType_DATA_TYPE_FLOAT64, Shape: []int64{1000}, Raw: make([]byte, 8000),
+		}}
+		for _, m := range []proto.Message{
+			&inferencev1.PredictRequest{Model: "m", Inputs: in},
+			&inferencev1.PredictStreamRequest{Message: &inferencev1.PredictStreamRequest_Batch{
+				Batch: &inferencev1.StreamBatch{Sequence: 300, Inputs: in},
+			}},
+		} {
+			data, err := proto.Marshal(m)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !inference.DecodeRequest(data, m, 4096) {
+				t.Fatalf("not taken: %v", m)
+			}
+			if r, ok := m.(*inferencev1.PredictStreamRequest); ok {
+				in = r.GetBatch().GetInputs()
+			} else {
+				in = m.(*inferencev1.PredictRequest).GetInputs()
+			}
+			for _, got := range in {
+				if at := uintptr(unsafe.Pointer(&got.GetRaw()[0])); at%8 != 0 {
+					t.Errorf("a name of %d: at %#x", n+1, at)
+				}
+			}
 		}
 	}
 }
@@ -97,12 +135,12 @@ func TestDecodeRequestDoubts(t *testing.T) {
 		"no UTF-8":        append([]byte{1<<3 | 2, 1, 0xff}, good[3:]...),
 	}
 	for name, data := range doubts {
-		if inference.DecodeRequest(data, new(inferencev1.PredictRequest)) {
+		if inference.DecodeRequest(data, new(inferencev1.PredictRequest), 1<<14) {
 			t.Errorf("%s: taken", name)
 		}
 	}
 	open, _ := proto.Marshal(&inferencev1.PredictStreamRequest{Message: &inferencev1.PredictStreamRequest_Open{Open: &inferencev1.StreamOpen{Model: "m"}}})
-	if inference.DecodeRequest(open, new(inferencev1.PredictStreamRequest)) {
+	if inference.DecodeRequest(open, new(inferencev1.PredictStreamRequest), 1<<14) {
 		t.Error("an opening was taken")
 	}
 }
@@ -115,18 +153,18 @@ func FuzzDecodeRequest(f *testing.F) {
 		if err != nil {
 			f.Fatal(err)
 		}
-		f.Add(data, m.ProtoReflect().Descriptor().Name() == "PredictRequest")
+		f.Add(data, m.ProtoReflect().Descriptor().Name() == "PredictRequest", uint16(1<<14))
 	}
 	validator, err := protovalidate.New()
 	if err != nil {
 		f.Fatal(err)
 	}
-	f.Fuzz(func(t *testing.T, data []byte, unary bool) {
+	f.Fuzz(func(t *testing.T, data []byte, unary bool, piece uint16) {
 		var got, want proto.Message = new(inferencev1.PredictStreamRequest), new(inferencev1.PredictStreamRequest)
 		if unary {
 			got, want = new(inferencev1.PredictRequest), new(inferencev1.PredictRequest)
 		}
-		if !inference.DecodeRequest(data, got) {
+		if !inference.DecodeRequest(data, got, int(piece)+1) {
 			return
 		}
 		if err := proto.Unmarshal(data, want); err != nil {
@@ -156,7 +194,7 @@ func BenchmarkDecodeRequest(b *testing.B) {
 	b.Run("ours", func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
-			if !inference.DecodeRequest(data, new(inferencev1.PredictRequest)) {
+			if !inference.DecodeRequest(data, new(inferencev1.PredictRequest), 1<<14) {
 				b.Fatal("not taken")
 			}
 		}
