@@ -87,7 +87,6 @@ type Call struct {
 	// Held here, so that a call is one piece of memory.
 	gated   gatedStream
 	message Message
-	record  recordBuffer
 
 	mu           sync.Mutex // guards the fields below
 	request      policy.Request

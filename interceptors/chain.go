@@ -22,6 +22,7 @@ import (
 	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/recovery"
 	"golang.org/x/time/rate"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
@@ -57,6 +58,7 @@ type Message struct {
 	Subject Subject
 
 	bytes int64 // as it came
+	valid bool  // whether it is known to keep the rules of its schema
 }
 
 // Subject is what the gates decide on, read from a message by its method.
@@ -91,6 +93,11 @@ type Method struct {
 	Describe func(proto.Message) Subject
 	// New returns an empty request; it warms the validator. Required.
 	New func() proto.Message
+	// Decode decodes data into a message of New's type, sooner than Protobuf and the
+	// validator do, and is true only if they would have decoded the same and found it
+	// valid. If it is false they are asked, and what the message holds does not
+	// matter. The message must not refer to data, which is used again. Optional.
+	Decode func(data mem.BufferSlice, m proto.Message) bool
 
 	// What the Registrar finds out.
 	registered, streams bool

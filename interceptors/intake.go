@@ -107,7 +107,13 @@ const (
 // that will be done.
 func (in *intake) enqueue(call *Call, refusal *Refusal) bool {
 	in.chain.observe(call, refusal)
-	if !in.limit.Allow() || in.chain.cfg.Audit.Enqueue(in.chain.recordOf(call, refusal)) != nil {
+	if !in.limit.Allow() {
+		in.unrecorded.Add(1)
+		return false
+	}
+	rec := in.chain.recordOf(call, refusal)
+	defer rec.release()
+	if in.chain.cfg.Audit.Enqueue(&rec.Record) != nil {
 		in.unrecorded.Add(1)
 		return false
 	}

@@ -48,8 +48,12 @@ func (c *Chain) meter(call *Call, m *Message) error {
 	reservation, err := c.cfg.Quota.Acquire(call.ctx, call.Caller.ID.String(), call.grant.Key, &g.limits,
 		quota.Cost{Rows: max(m.Subject.Rows, 0), Bytes: m.bytes}, standing)
 	if standing != nil {
+		tell := g
+		if err == nil && !standing.Known {
+			tell = nil // it was told a moment ago
+		}
 		// It fails only for a stream that is gone, and then so does all that follows.
-		_ = call.header(call.gated.ServerStream, g)
+		_ = call.header(call.gated.ServerStream, tell)
 	}
 	if err != nil {
 		return exceeded(err)

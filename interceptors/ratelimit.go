@@ -146,8 +146,8 @@ func item(b []byte, k quota.Kind) []byte {
 	return append(b, rateLimits[k].name...)
 }
 
-// header sets the response header, once: with how the account stands if a quota
-// was asked before.
+// header sets the response header, once. With g it says what the caller may use,
+// and how it stands if that is known.
 func (c *Call) header(ss grpc.ServerStream, g *granted) error {
 	if c.headed.Swap(true) {
 		return nil
@@ -155,9 +155,10 @@ func (c *Call) header(ss grpc.ServerStream, g *granted) error {
 	c.headers[0] = c.ID
 	md := metadata.MD{CallIDHeader: c.headers[0:1:1]}
 	if g != nil {
-		c.headers[1], c.headers[2] = g.policy, standingHeader(&g.limits, &c.standing)
+		c.headers[1] = g.policy
 		md[RateLimitPolicyHeader] = c.headers[1:2:2]
 		if c.standing.Known {
+			c.headers[2] = standingHeader(&g.limits, &c.standing)
 			md[RateLimitHeader] = c.headers[2:3:3]
 		}
 	}

@@ -1,11 +1,11 @@
 package interceptors
 
 import (
-	"context"
 	"crypto/sha256"
 	"fmt"
 	"net"
 	"strings"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc"
@@ -70,8 +70,9 @@ func (c *Chain) close(call *Call, err error) error {
 		c.throttle(call)
 	}
 	rec := c.recordOf(call, refusal)
-	// The record must be written even though the caller may be gone.
-	if err := c.cfg.Audit.Append(context.WithoutCancel(call.ctx), rec, c.durability(call, rec)); err != nil {
+	defer rec.release()
+	// Which waits also if the caller has gone.
+	if err := c.cfg.Audit.Append(call.ctx, &rec.Record, c.durability(call, &rec.Record)); err != nil {
 		refusal = &Refusal{Reason: AuditUnavailable, Cause: err}
 	}
 	return c.leave(call, refusal)
@@ -119,7 +120,8 @@ func (c *Chain) observe(call *Call, refusal *Refusal) {
 	c.cfg.Observe(out)
 }
 
-// recordBuffer is a record with all that it points to.
+// recordBuffer is a record with all that it points to. It is used again as soon as
+// the log has encoded the record.
 type recordBuffer struct {
 	auditv1.Record
 	time     timestamppb.Timestamp
@@ -130,8 +132,17 @@ type recordBuffer struct {
 	digest   [sha256.Size]byte
 }
 
-func (c *Chain) recordOf(call *Call, refusal *Refusal) *auditv1.Record {
-	b := &call.record
+var recordBuffers = sync.Pool{New: func() any { return new(recordBuffer) }}
+
+func (b *recordBuffer) release() {
+	b.Reset()
+	b.caller.Reset()
+	recordBuffers.Put(b)
+}
+
+// recordOf is the record of a call. Whoever has it releases it.
+func (c *Chain) recordOf(call *Call, refusal *Refusal) *recordBuffer {
+	b := recordBuffers.Get().(*recordBuffer) //nolint:forcetypeassert // the pool's own
 	rec := &b.Record
 	rec.Kind = auditv1.Kind_KIND_CALL
 	setTime(&b.time, call.Start)
@@ -195,7 +206,7 @@ func (c *Chain) recordOf(call *Call, refusal *Refusal) *auditv1.Record {
 		rec.Decision = call.decision.Outcome.String()
 		rec.Action = call.request.Action.String() // which a message may have waived
 	}
-	return rec
+	return b
 }
 
 // maxClaimBytes bounds each name of a user in a record.

@@ -145,17 +145,25 @@ func (s *gatedStream) decode(m any, msg *Message) error {
 	if !ok {
 		return Refuse(Internal, "%T is not a protobuf message", m)
 	}
+	msg.Proto, msg.valid, msg.Err = s.call.method.decode(data, p)
+	return nil
+}
+
+// decode decodes a message into p. Valid is that it is known to keep the rules of
+// its schema.
+func (m *Method) decode(data mem.BufferSlice, p proto.Message) (_ proto.Message, valid bool, _ *Refusal) {
+	if m.Decode != nil && m.Decode(data, p) {
+		return p, true, nil
+	}
 	buf := data.MaterializeToBuffer(mem.DefaultBufferPool())
 	defer buf.Free()
-	if msg.Err = s.call.method.bounds.check(buf.ReadOnlyData()); msg.Err != nil {
-		return nil
+	if refusal := m.bounds.check(buf.ReadOnlyData()); refusal != nil {
+		return nil, false, refusal
 	}
 	if err := proto.Unmarshal(buf.ReadOnlyData(), p); err != nil {
-		msg.Err = &Refusal{Reason: Malformed, Cause: err}
-		return nil
+		return nil, false, &Refusal{Reason: Malformed, Cause: err}
 	}
-	msg.Proto = p
-	return nil
+	return p, false, nil
 }
 
 // transport sorts the errors of reading: a body cut off in the middle of a

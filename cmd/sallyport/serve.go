@@ -1,6 +1,10 @@
 package main
 
-import "github.com/spf13/cobra"
+import (
+	"runtime"
+
+	"github.com/spf13/cobra"
+)
 
 func newServe() *cobra.Command {
 	var path, level string
@@ -26,6 +30,8 @@ and stop; a second one cuts off what is still open.`,
 			}
 			heard := notifyServerSignals()
 			defer heard.release()
+			floor := keepHeap()
+			defer runtime.KeepAlive(floor)
 			ctx := cmd.Context()
 			p, err := assemble(ctx, cfg, log)
 			if err != nil {

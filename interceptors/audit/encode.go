@@ -37,10 +37,6 @@ func (l *Log) encode(r *auditv1.Record) (*entry, error) {
 	return e, nil
 }
 
-func marshalAppend(b []byte, r *auditv1.Record) ([]byte, error) {
-	return proto.MarshalOptions{}.MarshalAppend(b, r)
-}
-
 // release keeps an entry for reuse, unless it would keep much memory alive.
 func (l *Log) release(e *entry) {
 	if cap(e.record) <= 16<<10 {

@@ -16,7 +16,7 @@ const (
 )
 
 func (c Config) WithSync(sync func(*os.File) error) Config {
-	c.sync = sync
+	c.sync, c.syncData = sync, sync
 	return c
 }
 
@@ -54,3 +54,6 @@ func ReadHeader(r io.Reader) (*Tree, error) {
 	t, err := readHeader(r)
 	return &Tree{t}, err
 }
+
+// MarshalAppend encodes a record.
+var MarshalAppend = marshalAppend

@@ -77,7 +77,11 @@ func TestKeyOfTheLastCheckpoint(t *testing.T) {
 
 	path := filepath.Join(dir, besideOf(1))
 	b := readFile(t, path)
-	b[len(b)-8] ^= 1
+	if at := len(b) - 8; b[at] == 'B' { // another digit of Base64
+		b[at] = 'C'
+	} else {
+		b[at] = 'B'
+	}
 	writeFile(t, path, b)
 	var tampered *audit.TamperError
 	if l, err := audit.Open(audit.Config{Key: key, Dir: dir}); !errors.As(err, &tampered) {

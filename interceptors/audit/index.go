@@ -227,11 +227,17 @@ type clearPart struct {
 
 // readClear reads it from an encoded record. What is malformed is passed over:
 // whoever decodes the record finds it.
-func readClear(record []byte) (c clearPart) {
+func readClear(record []byte) (c clearPart) { return readClearTo(record, protowire.MaxValidNumber) }
+
+// readIndexed reads what the index has of a record that was encoded here, whose
+// fields are in their order.
+func readIndexed(record []byte) clearPart { return readClearTo(record, callIDField) }
+
+func readClearTo(record []byte, last protowire.Number) (c clearPart) {
 	var kind, removed uint64
 	for len(record) > 0 {
 		num, typ, n := protowire.ConsumeTag(record)
-		if n < 0 {
+		if n < 0 || num > last {
 			break
 		}
 		record = record[n:]

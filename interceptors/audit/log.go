@@ -73,9 +73,10 @@ type Config struct {
 	// Logger hears of repairs, failures and recoveries; default: nobody.
 	Logger *slog.Logger
 
-	sync   func(*os.File) error
-	now    func() time.Time
-	retain time.Duration // how often old segments are looked for
+	sync     func(*os.File) error
+	syncData func(*os.File) error // of records only; sync where a test sets that
+	now      func() time.Time
+	retain   time.Duration // how often old segments are looked for
 }
 
 // Stats is what a log did and how it is. Records and Segments count the whole
@@ -181,7 +182,7 @@ func Open(cfg Config) (*Log, error) {
 		cfg.retain = retainInterval
 	}
 	if cfg.sync == nil {
-		cfg.sync = (*os.File).Sync
+		cfg.sync, cfg.syncData = (*os.File).Sync, syncData
 	}
 	w, repair, err := openWriter(cfg)
 	if err != nil {

@@ -30,7 +30,7 @@ func openWriter(cfg Config) (_ *writer, _ *Repair, err error) {
 	if err := makeDirectory(cfg.Dir); err != nil {
 		return nil, nil, err
 	}
-	w := &writer{dir: cfg.Dir, limit: cfg.SegmentBytes, sync: cfg.sync, signed: new(checkpoints)}
+	w := &writer{dir: cfg.Dir, limit: cfg.SegmentBytes, sync: cfg.sync, syncData: cfg.syncData, signed: new(checkpoints)}
 	if w.lock, err = lockDirectory(cfg.Dir); err != nil {
 		return nil, nil, err
 	}

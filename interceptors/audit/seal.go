@@ -106,16 +106,16 @@ func (s *Sealer) Seal(dst []byte, r *auditv1.Record) ([]byte, error) {
 	}
 	sc := s.scratch.Get().(*sealScratch)
 	defer s.release(sc)
-	plain, err := proto.MarshalOptions{}.MarshalAppend(sc.plain[:0], r)
+	plain, err := marshalAppend(sc.plain[:0], r)
 	if err != nil {
 		r = legible(r)
-		if plain, err = (proto.MarshalOptions{}).MarshalAppend(sc.plain[:0], r); err != nil {
+		if plain, err = marshalAppend(sc.plain[:0], r); err != nil {
 			return dst, fmt.Errorf("seal audit record: %w", err)
 		}
 	}
 	sc.plain = plain
 	sc.clear.Kind, sc.clear.Time, sc.clear.CallId = r.GetKind(), r.GetTime(), r.GetCallId()
-	out, err := proto.MarshalOptions{}.MarshalAppend(dst, &sc.clear)
+	out, err := marshalAppend(dst, &sc.clear)
 	if err != nil {
 		return dst, fmt.Errorf("seal audit record: %w", err)
 	}

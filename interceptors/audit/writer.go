@@ -6,6 +6,8 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // unfinished ends the name of a file that is not whole yet.
@@ -26,8 +28,9 @@ func (p *position) set(other *position) {
 // goroutine.
 type writer struct {
 	dir   string
-	limit int64                // length at which a segment is full
-	sync  func(*os.File) error // (*os.File).Sync, unless a test makes it fail
+	limit int64 // length at which a segment is full
+	// sync is (*os.File).Sync and syncData is syncData, unless a test makes them fail.
+	sync, syncData func(*os.File) error
 
 	lock     *os.File // the directory
 	file     *os.File // the last segment
@@ -52,7 +55,7 @@ type writer struct {
 // write writes frames, after which the log ends at end. After an error nothing
 // may be written before recover.
 func (w *writer) write(frames []byte, end *tree) error {
-	if err := w.check(); err != nil {
+	if err := w.checkOpen(); err != nil {
 		return err
 	}
 	if _, err := w.file.WriteAt(frames, w.written.size); err != nil {
@@ -66,7 +69,7 @@ func (w *writer) write(frames []byte, end *tree) error {
 // flush waits until what was written is on disk. After an error nothing may be
 // written before recover.
 func (w *writer) flush() error {
-	if err := w.sync(w.file); err != nil {
+	if err := w.syncData(w.file); err != nil {
 		// The file was opened before it had its name.
 		if failed := (*os.PathError)(nil); errors.As(err, &failed) {
 			failed.Path = w.path()
@@ -77,8 +80,23 @@ func (w *writer) flush() error {
 	return nil
 }
 
+// checkOpen tells whether the open segment still has a name and is as long as it
+// was left. A deleted file can be written to without any error. It is check for
+// each commit: what it does not see, that the file has another name now, loses
+// nothing.
+func (w *writer) checkOpen() error {
+	var opened unix.Stat_t
+	if err := unix.Fstat(int(w.file.Fd()), &opened); err != nil { //nolint:gosec // a descriptor
+		return &os.PathError{Op: "fstat", Path: w.path(), Err: err}
+	}
+	if opened.Nlink == 0 || opened.Size != w.written.size {
+		return w.check() // which says what happened
+	}
+	return nil
+}
+
 // check tells whether the open segment is still the file of its name and as
-// long as it was left. A deleted file can be written to without any error.
+// long as it was left.
 func (w *writer) check() error {
 	named, err := os.Lstat(w.path())
 	if err != nil {

@@ -16,7 +16,8 @@ type account struct {
 	rows     bucket
 	at       time.Duration // the time for which the tokens hold
 	streams  int64
-	shared   *shared // nil without a Store
+	shared   *shared       // nil without a Store
+	told     time.Duration // when the caller was told how it stands; 0 if never
 
 	// fullAt orders the shard's heap. It is never later than full, but may be
 	// earlier: what is taken does not move it; it is corrected when it comes up.

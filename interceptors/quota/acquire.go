@@ -78,7 +78,7 @@ func (s *shard) acquire(ctx context.Context, n name, limits *Limits, cost Cost, 
 	}
 	if s.limiter.store == nil {
 		err := a.take(1, float64(cost.Rows), now)
-		a.stand(standing, now)
+		a.tell(standing, now, err != nil)
 		if err != nil {
 			return Reservation{}, nil, err
 		}
@@ -94,13 +94,13 @@ func (s *shard) acquire(ctx context.Context, n name, limits *Limits, cost Cost, 
 		return Reservation{}, a.shared.flight, nil
 	default:
 		if e := a.known(&need, now); e != nil {
-			a.stand(standing, now)
+			a.tell(standing, now, true)
 			return Reservation{}, nil, e
 		}
 		if err := a.fetch(ctx, &need); err != nil {
 			var away *Unavailable
 			if !errors.As(err, &away) || !limits.Alone {
-				a.stand(standing, s.now())
+				a.tell(standing, s.now(), true)
 				return Reservation{}, nil, err
 			}
 			return a.alone(need, cost, standing)
@@ -109,7 +109,7 @@ func (s *shard) acquire(ctx context.Context, n name, limits *Limits, cost Cost, 
 	}
 	// Counted here as well, so that the loss of the store gives no fresh burst.
 	a.drain(1, float64(cost.Rows), now)
-	a.stand(standing, now)
+	a.tell(standing, now, false)
 	return a.reservation(need, cost), nil, nil
 }
 
@@ -129,7 +129,7 @@ func (a *account) expect(need *Amounts, now time.Duration) {
 func (a *account) alone(need Amounts, cost Cost, standing *Standing) (Reservation, <-chan struct{}, error) {
 	now := a.shared.shard.now()
 	err := a.take(1, float64(cost.Rows), now)
-	a.stand(standing, now)
+	a.tell(standing, now, err != nil)
 	if err != nil {
 		return Reservation{}, nil, err
 	}

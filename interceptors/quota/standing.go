@@ -18,11 +18,37 @@ type Standing struct {
 	Reset [Kinds]time.Duration
 }
 
-// stand writes how the account stands at now, unless to is nil.
-func (a *account) stand(to *Standing, now time.Duration) {
+// tellInterval is how often a caller that has most of everything left is told so.
+// To tell it with each of thousands of answers a second costs more than to count
+// them.
+const tellInterval = 100 * time.Millisecond
+
+// tell writes how the account stands at now, unless to is nil, if there is something
+// to tell: a refusal, that half of something is used, or that it was told long ago.
+func (a *account) tell(to *Standing, now time.Duration, refused bool) {
 	if to == nil {
 		return
 	}
+	a.stand(to, now)
+	if !refused && a.told != 0 && now-a.told < tellInterval && !to.low(&a.limits) {
+		*to = Standing{}
+		return
+	}
+	a.told = max(now, 1)
+}
+
+// low tells whether half of something is used.
+func (s *Standing) low(limits *Limits) bool {
+	for k, most := range limits.Most() {
+		if most > 0 && s.Knows(Kind(k)) && s.Left[k] <= most/2 {
+			return true
+		}
+	}
+	return false
+}
+
+// stand writes how the account stands at now.
+func (a *account) stand(to *Standing, now time.Duration) {
 	*to = Standing{}
 	d := a.elapsed(now)
 	requests, rows := a.requests.after(d), a.rows.after(d)

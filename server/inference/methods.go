@@ -22,12 +22,14 @@ func (s *Service) Methods() []interceptors.Method {
 			Action:     policy.Predict,
 			New:        func() proto.Message { return &inferencev1.PredictRequest{} },
 			Describe:   s.describePredict,
+			Decode:     decodeRequest,
 		},
 		{
 			FullMethod: inferencev1.PredictionService_PredictStream_FullMethodName,
 			Action:     policy.PredictStream,
 			New:        func() proto.Message { return &inferencev1.PredictStreamRequest{} },
 			Describe:   describeStream,
+			Decode:     decodeRequest,
 		},
 		{
 			FullMethod: inferencev1.ModelService_ListModels_FullMethodName,
