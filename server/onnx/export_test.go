@@ -10,3 +10,9 @@ func NarrowTo(dtype model.DType, t *model.Tensor) { narrowTo(dtype, t) }
 
 // Aligned is aligned: a machine that does not mind hides its absence.
 func Aligned(data []byte, size int) []byte { return aligned(data, size) }
+
+// Adapt is the graph that a model is run as, and what it is fed and asked for.
+func Adapt(artifact []byte) (data []byte, feeds, fetches []string, err error) {
+	p, data, err := adapt(artifact)
+	return data, p.feeds(), p.fetches, err
+}
