@@ -38,7 +38,7 @@ const plenty = `
 roles:
   - name: everything
     rules: [{actions: [PREDICT, PREDICT_STREAM], models: ["*"]}]
-    limits: {requests_per_second: 100000000, request_burst: 100000000, rows_per_second: 100000000000, row_burst: 100000000000, max_rows_per_request: 100000, max_streams: 100000}
+    limits: {requests_per_second: 100000000, request_burst: 100000000, rows_per_second: 100000000000, row_burst: 100000000000, max_rows_per_request: 1000000, max_streams: 100000}
 bindings: [{role: everything, callers: ["spiffe://sallyport.test/*"]}]
 `
 
@@ -169,9 +169,9 @@ func (w *world) clientCredentials(tb testing.TB) credentials.TransportCredential
 }
 
 // dial connects to the address as a workload.
-func (w *world) dial(tb testing.TB, address string) inferencev1.PredictionServiceClient {
+func (w *world) dial(tb testing.TB, address string, opts ...grpc.DialOption) inferencev1.PredictionServiceClient {
 	tb.Helper()
-	conn, err := grpc.NewClient("passthrough:///"+address, grpc.WithTransportCredentials(w.clientCredentials(tb)))
+	conn, err := grpc.NewClient("passthrough:///"+address, append(opts, grpc.WithTransportCredentials(w.clientCredentials(tb)))...)
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -41,5 +41,8 @@ func Spinning(tb testing.TB) (dir string) {
 	if err := os.WriteFile(dir+"/spinning/1/model.onnx", g.Model(17), 0o600); err != nil {
 		tb.Fatal(err)
 	}
+	if err := os.WriteFile(dir+"/spinning/model.yaml", []byte("max_rows: 1000000\n"), 0o600); err != nil {
+		tb.Fatal(err)
+	}
 	return dir
 }
