@@ -27,12 +27,12 @@ import (
 const healthInterval = 250 * time.Millisecond
 
 const (
-	// streamWindow is HTTP/2's own default: a message that a handler waits for gets a
-	// window of its size, so only what comes too early is slowed down.
-	streamWindow = 64 << 10
+	// streamWindow is what an RPC may have sent before its handler asks for it. A
+	// message that a handler waits for gets a window of its size besides.
+	streamWindow = 256 << 10
 	// connectionWindow bounds what is on its way, not what waits: it is given back as
 	// data arrives.
-	connectionWindow = 1 << 20
+	connectionWindow = 4 << 20
 )
 
 // Bounds limits the transport. The zero value of a field is its default.

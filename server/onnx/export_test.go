@@ -16,3 +16,24 @@ func Adapt(artifact []byte) (data []byte, feeds, fetches []string, err error) {
 	p, data, err := adapt(artifact)
 	return data, p.feeds(), p.fetches, err
 }
+
+// Bindings is how many bindings a model has that no run uses.
+func Bindings(m model.Runner) int {
+	bs := &m.(*runner).bindings
+	bs.mu.Lock()
+	defer bs.mu.Unlock()
+	return len(bs.free)
+}
+
+// BoundMemory is the memory of those bindings.
+func BoundMemory(m model.Runner) (memory [][]byte) {
+	bs := &m.(*runner).bindings
+	bs.mu.Lock()
+	defer bs.mu.Unlock()
+	for _, b := range bs.free {
+		for _, v := range append(b.in, b.out...) {
+			memory = append(memory, v.data)
+		}
+	}
+	return memory
+}
