@@ -26,6 +26,9 @@ const (
 	goroutinesOnOne = 6
 )
 
+// noWindow is the setting of a caller to whom nothing can be sent.
+var noWindow = http2.Setting{ID: http2.SettingInitialWindowSize, Val: 0}
+
 // TestManyOpenStreams opens 10,000 streams that wait, has each of them run a batch,
 // and closes them all.
 func TestManyOpenStreams(t *testing.T) {
@@ -111,7 +114,7 @@ func TestStreamsOfWhichLittleComes(t *testing.T) {
 			a.send(stream, false, encoded(a.tb, opening("breast-cancer")))
 			a.send(stream, false, append(announced, 1))
 		}},
-		"more than its window": {settings: []http2.Setting{{ID: http2.SettingInitialWindowSize, Val: 0}}, send: func(a *attacker, stream uint32) {
+		"more than its window": {settings: []http2.Setting{noWindow}, send: func(a *attacker, stream uint32) {
 			a.send(stream, false, encoded(a.tb, opening("breast-cancer")))
 			for i := range uint64(3 * window) {
 				a.send(stream, false, encoded(a.tb, batch(i+1, breastCancer(1))))
