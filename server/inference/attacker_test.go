@@ -170,5 +170,5 @@ func memory() int64 {
 	runtime.GC() // finalizers and pools need two
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
-	return int64(m.HeapAlloc + m.StackInuse) //nolint:gosec // below
+	return int64(m.HeapAlloc + m.StackInuse)
 }

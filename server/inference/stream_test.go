@@ -94,7 +94,7 @@ func TestEveryBatchIsAnsweredOnce(t *testing.T) {
 				shape := r.GetOutputs().GetOutputs()["probabilities"].GetShape()
 				switch want := rows(sequence); {
 				case want == 0:
-					if codes.Code(r.GetStatus().GetCode()) != codes.InvalidArgument { //nolint:gosec // a code
+					if codes.Code(r.GetStatus().GetCode()) != codes.InvalidArgument {
 						t.Errorf("batch %d of no rows: %v", sequence, r.GetStatus())
 					}
 				case len(shape) != 2 || shape[0] != int64(want):
@@ -126,7 +126,7 @@ func TestBatchThatTakesTooLong(t *testing.T) {
 			t.Fatal(err)
 		}
 		receive(t, stream, 1, func(r *inferencev1.StreamResult) {
-			code := codes.Code(r.GetStatus().GetCode()) //nolint:gosec // a code
+			code := codes.Code(r.GetStatus().GetCode())
 			if r.GetSequence() != sequence || (code == codes.DeadlineExceeded) != (n == forever) {
 				t.Errorf("batch %d: %v", sequence, r)
 			}

@@ -197,8 +197,9 @@ func float32s(data []byte) []float32 {
 	if n == 0 {
 		return nil
 	}
-	if first := unsafe.Pointer(&data[0]); littleEndian && uintptr(first)%4 == 0 { //nolint:gosec // data has n of them
-		return unsafe.Slice((*float32)(first), n)
+	first := unsafe.Pointer(&data[0]) //nolint:gosec // data has n of them from there
+	if littleEndian && uintptr(first)%4 == 0 {
+		return unsafe.Slice((*float32)(first), n) //nolint:gosec // as above
 	}
 	numbers := make([]float32, n)
 	for i := range numbers {
