@@ -5,7 +5,6 @@ import (
 	"errors"
 	"log/slog"
 	"net"
-	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -27,7 +26,6 @@ import (
 	"github.com/sallyport/sallyport/server/inference"
 	"github.com/sallyport/sallyport/server/model"
 	"github.com/sallyport/sallyport/server/onnx"
-	"github.com/sallyport/sallyport/server/onnx/graph"
 	"github.com/sallyport/sallyport/server/onnx/onnxtest"
 )
 
@@ -105,42 +103,6 @@ func (l watchedLoader) Load(artifact []byte) (model.Runner, error) {
 	return watched{r, l.fair, l.together}, err
 }
 
-// spinning is a model that runs for as many rounds as its input n says: how long a
-// run takes has nothing to do with how much its call has to carry and to check.
-func spinning(t *testing.T) (dir string) {
-	t.Helper()
-	number := func(elem graph.Elem, shape ...int64) graph.Type {
-		return graph.Type{Kind: graph.Tensor, Elem: elem, Ranked: true, Shape: shape}
-	}
-	body := &graph.Graph{
-		Nodes: []graph.Node{
-			{Op: "Identity", Inputs: []string{"on"}, Outputs: []string{"still"}},
-			{Op: "Add", Inputs: []string{"before", "before"}, Outputs: []string{"after"}},
-		},
-		Inputs: []graph.Value{
-			{Name: "round", Type: number(graph.Int64)}, {Name: "on", Type: number(graph.Bool)}, {Name: "before", Type: number(graph.Float, -1)},
-		},
-		Outputs: []graph.Value{{Name: "still", Type: number(graph.Bool)}, {Name: "after", Type: number(graph.Float, -1)}},
-	}
-	g := graph.Graph{
-		Nodes: []graph.Node{{
-			Op: "Loop", Inputs: []string{"n", "true", "x"}, Outputs: []string{"y"},
-			Attributes: []graph.Attribute{{Name: "body", Value: body}},
-		}},
-		Initializers: []graph.Initializer{{Name: "true", Elem: graph.Bool, Raw: []byte{1}}},
-		Inputs:       []graph.Value{{Name: "n", Type: number(graph.Int64)}, {Name: "x", Type: number(graph.Float, -1)}},
-		Outputs:      []graph.Value{{Name: "y", Type: number(graph.Float, -1)}},
-	}
-	dir = t.TempDir()
-	if err := os.MkdirAll(dir+"/spinning/1", 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(dir+"/spinning/1/model.onnx", g.Model(17), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return dir
-}
-
 // rounds asks the spinning model for a run of n rounds.
 func rounds(n int64) *inferencev1.PredictRequest {
 	return &inferencev1.PredictRequest{Model: "spinning", Inputs: map[string]*inferencev1.Tensor{
@@ -171,7 +133,7 @@ func openFair(t *testing.T, concurrency int, together bool) (f *fair, closeAll f
 	must(err)
 	engine, err := onnx.Open(onnx.Config{Library: onnxtest.Library(t), Concurrency: concurrency, Waited: f.waited})
 	must(err)
-	models, err := model.Open(t.Context(), model.Config{Directory: spinning(t)}, watchedLoader{engine, f, together}, log)
+	models, err := model.Open(t.Context(), model.Config{Directory: onnxtest.Spinning(t)}, watchedLoader{engine, f, together}, log)
 	must(err)
 	service, err := inference.New(inference.Config{Models: models, Window: 8, BatchTimeout: time.Minute})
 	must(err)

@@ -26,6 +26,15 @@ import (
 // times in the second within which a fault has to show.
 const healthInterval = 250 * time.Millisecond
 
+const (
+	// streamWindow is what an RPC may have sent before its handler asks for it. A
+	// message that a handler waits for gets a window of its size besides.
+	streamWindow = 256 << 10
+	// connectionWindow bounds what is on its way, not what waits: it is given back as
+	// data arrives.
+	connectionWindow = 4 << 20
+)
+
 // Bounds limits the transport. The zero value of a field is its default.
 type Bounds struct {
 	// MaxConcurrentRPCs on one connection; 100. It also caps the handlers of a
@@ -105,6 +114,11 @@ func New(cfg Config) (*Server, error) {
 		grpc.MaxConcurrentStreams(b.MaxConcurrentRPCs),
 		grpc.MaxHeaderListSize(b.MaxHeaderBytes),
 		grpc.ConnectionTimeout(b.HandshakeTimeout),
+		// Of what a handler has not asked for yet, no more than this of each RPC is taken
+		// from the network. Windows that follow the bandwidth, which is the default, grow
+		// to 16 MiB for each of them.
+		grpc.StaticStreamWindowSize(streamWindow),
+		grpc.StaticConnWindowSize(connectionWindow),
 		grpc.KeepaliveParams(keepalive.ServerParameters{
 			MaxConnectionIdle: b.MaxConnectionIdle,
 			MaxConnectionAge:  b.MaxConnectionAge,

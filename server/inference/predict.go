@@ -35,7 +35,7 @@ type Service struct {
 	models       *model.Repository
 	window       int
 	batchTimeout time.Duration
-	draining     chan struct{}
+	streams      streams
 }
 
 var (
@@ -52,22 +52,14 @@ func New(cfg Config) (*Service, error) {
 		models:       cfg.Models,
 		window:       cfg.Window,
 		batchTimeout: cfg.BatchTimeout,
-		draining:     make(chan struct{}),
 	}, nil
 }
 
 // Drain tells every open stream, once, that the server is about to stop. It
 // must be called at most once.
-func (s *Service) Drain() { close(s.draining) }
+func (s *Service) Drain() { s.streams.drain() }
 
-func (s *Service) isDraining() bool {
-	select {
-	case <-s.draining:
-		return true
-	default:
-		return false
-	}
-}
+func (s *Service) isDraining() bool { return s.streams.isDraining() }
 
 // Predict runs a model once.
 func (s *Service) Predict(ctx context.Context, r *inferencev1.PredictRequest) (*inferencev1.PredictResponse, error) {

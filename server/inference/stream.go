@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -19,7 +20,7 @@ type predictStream = grpc.BidiStreamingServer[inferencev1.PredictStreamRequest, 
 
 // PredictStream runs a model over the batches of a stream.
 //
-// The RPC's goroutine receives, one goroutine a batch runs, one sends. A place
+// A stream that waits for a batch costs the RPC's goroutine and no other. A place
 // in the window is taken before a batch is received and given back after its
 // result is sent, so that at most window batches are in memory, whatever the
 // caller does.
@@ -58,61 +59,43 @@ func (s *Service) PredictStream(stream predictStream) error {
 		call:    call,
 		model:   m,
 		outputs: open.GetOutputs(),
-		ordered: open.GetOrdered(),
-		service: s,
-		window:  make(chan struct{}, s.window),
-		queue:   make(chan *batch, s.window),
+		timeout: s.batchTimeout,
+		cancel:  cancel,
+		results: newResults(stream, s.window, open.GetOrdered(), cancel),
 	}
-	sent := make(chan error, 1)
-	go func() {
-		err := b.send(stream, s.draining)
-		if err != nil {
-			cancel(err)
-		}
-		sent <- err
-	}()
-	err = errors.Join(b.receive(ctx, cancel, stream), <-sent)
+	s.streams.add(b)
+	err = b.receive(ctx, stream)
+	s.streams.remove(b)
+	if err != nil {
+		cancel(err) // nobody waits for what still runs
+	}
+	b.running.Wait()
+	err = errors.Join(err, b.results.err())
 	if err != nil && s.isDraining() && stream.Context().Err() != nil {
 		return &interceptors.Refusal{Reason: interceptors.Draining, Cause: err}
 	}
 	return err
 }
 
-// batches are the batches of one stream on their way from receive to send.
+// batches are the batches of one stream.
 type batches struct {
 	call    *interceptors.Call
 	model   *model.Version
 	outputs []string
-	ordered bool
-	service *Service
-	window  chan struct{}
-	running sync.WaitGroup
-	// queue holds the batches in the order in which their results leave. It is
-	// as long as the window, so that putting one never blocks.
-	queue chan *batch
+	timeout time.Duration
+	cancel  context.CancelCauseFunc
+	results *results
+	running sync.WaitGroup // of the goroutines beside the RPC's
+	prompt  prompt
 }
 
-// batch is one batch; done has its result.
-type batch struct {
-	done chan *inferencev1.StreamResult
-}
-
-// receive starts every batch that arrives, until the caller has sent the last.
-// When it ends, in whatever way, no batch runs and the queue is closed.
-func (b *batches) receive(ctx context.Context, cancel context.CancelCauseFunc, stream predictStream) (err error) {
-	defer func() {
-		if err != nil {
-			cancel(err) // nobody waits for what still runs
-		}
-		b.running.Wait()
-		close(b.queue)
-	}()
-	last, started := uint64(0), false
-	for {
-		select {
-		case b.window <- struct{}{}:
-		case <-ctx.Done():
-			return context.Cause(ctx)
+// receive runs every batch that arrives, until the caller has sent the last. When
+// it ends, others may still run.
+func (b *batches) receive(ctx context.Context, stream predictStream) error {
+	last := uint64(0)
+	for place := uint64(0); ; place++ {
+		if err := b.results.reserve(ctx); err != nil {
+			return err
 		}
 		m := &inferencev1.PredictStreamRequest{}
 		err := stream.RecvMsg(m)
@@ -126,24 +109,18 @@ func (b *batches) receive(ctx context.Context, cancel context.CancelCauseFunc, s
 		if in == nil {
 			return invalid("open", "only the first message may open the stream")
 		}
-		if started && in.GetSequence() <= last {
+		if place > 0 && in.GetSequence() <= last {
 			return invalid("batch.sequence", fmt.Sprintf("must be greater than the one before, %d", last))
 		}
-		last, started = in.GetSequence(), true
-		p := &batch{done: make(chan *inferencev1.StreamResult, 1)}
-		if b.ordered {
-			b.queue <- p
+		last = in.GetSequence()
+		switch rows := claimedRows(in.GetInputs()); {
+		case err != nil:
+			b.results.deliver(place, b.refused(in, err))
+		case b.prompt.expected(rows):
+			b.results.deliver(place, b.run(ctx, in, rows))
+		default:
+			b.running.Go(func() { b.results.deliver(place, b.run(ctx, in, rows)) })
 		}
-		b.running.Go(func() {
-			if err == nil {
-				p.done <- b.run(ctx, in)
-			} else {
-				p.done <- b.refused(in, err)
-			}
-			if !b.ordered {
-				b.queue <- p
-			}
-		})
 	}
 }
 
@@ -162,27 +139,25 @@ func ofBatch(err error) bool {
 	return false
 }
 
-func (b *batches) run(ctx context.Context, in *inferencev1.StreamBatch) (result *inferencev1.StreamResult) {
+func (b *batches) run(ctx context.Context, in *inferencev1.StreamBatch, rows int64) (result *inferencev1.PredictStreamResponse) {
 	defer func() {
 		if p := recover(); p != nil {
 			result = b.failed(in, interceptors.Panicked(p))
 		}
 	}()
-	ctx, cancel := context.WithTimeout(ctx, b.service.batchTimeout)
-	defer cancel()
-	outputs, err := run(ctx, b.model, in.GetInputs(), b.outputs)
+	limited := &lateContext{Context: ctx, start: time.Now(), limit: b.timeout}
+	outputs, err := run(limited, b.model, in.GetInputs(), b.outputs)
+	b.prompt.took(rows, time.Since(limited.start))
+	limited.end()
 	if err != nil {
 		return b.failed(in, err)
 	}
-	return &inferencev1.StreamResult{
-		Sequence: in.GetSequence(),
-		Result:   &inferencev1.StreamResult_Outputs{Outputs: &inferencev1.StreamOutputs{Outputs: outputs}},
-	}
+	return outputsOf(in.GetSequence(), outputs)
 }
 
 // refused is the result of a batch that a gate refused. The quota took its
 // rows before its rules were checked, and nothing if it was the one to refuse.
-func (b *batches) refused(in *inferencev1.StreamBatch, err error) *inferencev1.StreamResult {
+func (b *batches) refused(in *inferencev1.StreamBatch, err error) *inferencev1.PredictStreamResponse {
 	if b.call.Status(err).Code() == codes.InvalidArgument {
 		b.call.NotRun(claimedRows(in.GetInputs()))
 	}
@@ -190,35 +165,7 @@ func (b *batches) refused(in *inferencev1.StreamBatch, err error) *inferencev1.S
 }
 
 // failed is the result of a batch that has no outputs.
-func (b *batches) failed(in *inferencev1.StreamBatch, err error) *inferencev1.StreamResult {
+func (b *batches) failed(in *inferencev1.StreamBatch, err error) *inferencev1.PredictStreamResponse {
 	b.call.Refused(err)
-	return &inferencev1.StreamResult{
-		Sequence: in.GetSequence(),
-		Result:   &inferencev1.StreamResult_Status{Status: b.call.Status(err).Proto()},
-	}
-}
-
-// send sends the results until the queue is closed, and the announcement that
-// the server drains in between.
-func (b *batches) send(stream predictStream, draining <-chan struct{}) error {
-	for {
-		select {
-		case p, ok := <-b.queue:
-			if !ok {
-				return nil
-			}
-			result := <-p.done
-			err := stream.Send(&inferencev1.PredictStreamResponse{Message: &inferencev1.PredictStreamResponse_Result{Result: result}})
-			if err != nil {
-				return err
-			}
-			<-b.window
-		case <-draining:
-			draining = nil
-			err := stream.Send(&inferencev1.PredictStreamResponse{Message: &inferencev1.PredictStreamResponse_Draining{Draining: &inferencev1.StreamDraining{}}})
-			if err != nil {
-				return err
-			}
-		}
-	}
+	return statusOf(in.GetSequence(), b.call.Status(err).Proto())
 }

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"unicode/utf8"
+	"unsafe"
 )
 
 // maxViolations is how many violations a ContractError describes.
@@ -154,41 +155,61 @@ func (in *inputContract) checkElements(t *Tensor, r *report) {
 // checkFloat32s is checkFloats for the commonest type.
 func (in *inputContract) checkFloat32s(t *Tensor, r *report) {
 	spans := in.numbers.float32s
+	numbers := float32s(t.Data)
 	if len(spans) == 1 {
 		s := spans[0]
-		for at := 0; at <= len(t.Data)-4; at += 4 {
-			x := math.Float32frombits(binary.LittleEndian.Uint32(t.Data[at:]))
+		for i, x := range numbers {
 			if !(x >= s.low && x <= s.high) {
-				in.refuseFloat(t, at/4, 0, float64(x), r)
+				in.refuseFloat(t, i, 0, float64(x), r)
 			}
 		}
 		return
 	}
-	for at, row := 0, t.Data; len(row) > 0; at += len(spans) {
+	for at := 0; at < len(numbers); at += len(spans) {
+		row := numbers[at : at+len(spans)]
 		// Most rows are right: the loop over one is left without calls.
-		if !within(spans, row) {
-			for j := range spans {
-				x := math.Float32frombits(binary.LittleEndian.Uint32(row[4*j:]))
-				if !(x >= spans[j].low && x <= spans[j].high) {
-					in.refuseFloat(t, at+j, j, float64(x), r)
-				}
+		if within(spans, row) {
+			continue
+		}
+		for j, x := range row {
+			if !(x >= spans[j].low && x <= spans[j].high) {
+				in.refuseFloat(t, at+j, j, float64(x), r)
 			}
 		}
-		row = row[4*len(spans):]
 	}
 }
 
 // within tells whether every element of a row is in its column's range.
-func within(spans []span[float32], row []byte) bool {
-	for _, s := range spans {
-		x := math.Float32frombits(binary.LittleEndian.Uint32(row))
-		if !(x >= s.low && x <= s.high) {
+func within(spans []span[float32], row []float32) bool {
+	row = row[:len(spans)]
+	for i := range spans {
+		if x := row[i]; !(x >= spans[i].low && x <= spans[i].high) {
 			return false
 		}
-		row = row[4:]
 	}
 	return true
 }
+
+// float32s are the numbers that data is: where it is, if they may begin there. To
+// take each out of its bytes made the check twice as long, a third of a run.
+func float32s(data []byte) []float32 {
+	n := len(data) / 4
+	if n == 0 {
+		return nil
+	}
+	first := unsafe.Pointer(&data[0]) //nolint:gosec // data has n of them from there
+	if littleEndian && uintptr(first)%4 == 0 {
+		return unsafe.Slice((*float32)(first), n) //nolint:gosec // as above
+	}
+	numbers := make([]float32, n)
+	for i := range numbers {
+		numbers[i] = math.Float32frombits(binary.LittleEndian.Uint32(data[4*i:]))
+	}
+	return numbers
+}
+
+// littleEndian tells whether this machine is, as tensors are.
+var littleEndian = binary.NativeEndian.Uint16([]byte{1, 0}) == 1
 
 func (in *inputContract) checkFloats(t *Tensor, r *report) {
 	n := &in.numbers

@@ -328,6 +328,21 @@ func TestCheckDoesNotAllocate(t *testing.T) {
 	}
 }
 
+// TestCheckReadsUnalignedData: elements may begin anywhere.
+func TestCheckReadsUnalignedData(t *testing.T) {
+	c := contract(t, model.Float32, mat, "inputs: [{name: x, columns: [{name: a, max: 1}, {name: b, min: 5}]}]")
+	good, bad := tensor(t, model.Float32, []int64{2, 2}, []float32{1, 5, 1, 9}...), tensor(t, model.Float32, []int64{2, 2}, []float32{1, 5, 1, 4}...)
+	for offset := range 4 {
+		for _, in := range []*model.Tensor{good, bad} {
+			moved := *in
+			moved.Data = append(make([]byte, offset, 64), in.Data...)[offset:]
+			if _, err := c.Check(map[string]*model.Tensor{"x": &moved}, nil); (err == nil) != (in == good) {
+				t.Errorf("%d bytes in: %v", offset, err)
+			}
+		}
+	}
+}
+
 func BenchmarkCheck(b *testing.B) {
 	var columns strings.Builder
 	for i := range 30 {

@@ -18,6 +18,8 @@ type plan struct {
 	fetches []string
 	// outputs has the source of each of the signature's outputs.
 	outputs []output
+	// fits tells whether runs can be bound.
+	fits bool
 }
 
 // output is where one output comes from.
@@ -70,6 +72,7 @@ func adapt(artifact []byte) (plan, []byte, error) {
 	if len(a.plan.signature.Inputs) == 0 || len(a.plan.signature.Outputs) == 0 {
 		return plan{}, nil, errors.New("the model has no inputs or no outputs")
 	}
+	a.plan.fits = a.plan.fitting(g)
 	if len(a.added.Outputs) > 0 {
 		artifact = a.added.Append(slices.Clip(artifact))
 	}

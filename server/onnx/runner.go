@@ -2,11 +2,13 @@ package onnx
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"runtime"
 	"slices"
 	"sync"
+	"time"
 
 	ort "github.com/yalue/onnxruntime_go"
 
@@ -16,9 +18,10 @@ import (
 // runner is a loaded model.
 type runner struct {
 	plan
-	runtime *Runtime
-	session *ort.DynamicAdvancedSession
-	close   sync.Once
+	runtime  *Runtime
+	session  *ort.DynamicAdvancedSession
+	bindings bindings
+	close    sync.Once
 }
 
 var _ model.Runner = (*runner)(nil)
@@ -28,6 +31,7 @@ func (r *runner) Signature() *model.Signature { return &r.signature }
 func (r *runner) Close() error {
 	var err error
 	r.close.Do(func() {
+		r.bindings.close()
 		err = r.session.Destroy()
 		r.runtime.loaded.Add(-1)
 	})
@@ -53,6 +57,42 @@ func (r *runner) Run(ctx context.Context, caller string, inputs map[string]*mode
 	}
 	defer turn.Release()
 
+	for _, spec := range r.signature.Inputs {
+		if err := checkElements(inputs[spec.Name]); err != nil {
+			return nil, fmt.Errorf("input %q: %w", spec.Name, err)
+		}
+	}
+	b, again := r.bindings.take(&r.signature, inputs)
+	if b == nil {
+		return r.runAnew(ctx, inputs, names, again, &started)
+	}
+	started = true
+	failed := r.runBound(ctx, b, inputs)
+	if failed != nil && ctx.Err() != nil {
+		b.wipe()
+		r.bindings.put(b)
+		return nil, ctx.Err()
+	}
+	if failed == nil {
+		outputs, err := r.answer(names, b.tensor)
+		b.wipe()
+		r.bindings.put(b)
+		return outputs, err
+	}
+	// The inputs are at fault, or the shapes of the outputs follow from more than
+	// those of the inputs: then there must be no binding.
+	outputs, err := r.runAnew(ctx, inputs, names, false, &started)
+	if err == nil {
+		r.bindings.close()
+	}
+	b.wipe()
+	r.bindings.put(b)
+	return outputs, err
+}
+
+// runAnew is a run with values of its own. With keep it leaves a binding for the
+// next one, if it can.
+func (r *runner) runAnew(ctx context.Context, inputs map[string]*model.Tensor, names []string, keep bool, started *bool) (map[string]*model.Tensor, error) {
 	var pin runtime.Pinner
 	defer pin.Unpin()
 	feeds := make([]ort.Value, 0, len(r.signature.Inputs))
@@ -64,13 +104,27 @@ func (r *runner) Run(ctx context.Context, caller string, inputs map[string]*mode
 		}
 		feeds = append(feeds, v)
 	}
-	started = true
+	*started = true
 	fetched := make([]ort.Value, len(r.fetches))
 	defer func() { destroy(fetched) }()
+	start := time.Now()
 	if err := r.run(ctx, feeds, fetched); err != nil {
 		return nil, err
 	}
+	if keep && time.Since(start) < promptly {
+		switch b, err := r.bind(inputs, fetched); {
+		case err != nil:
+			r.bindings.close()
+		case b != nil:
+			b.wipe()
+			r.bindings.put(b)
+		}
+	}
+	return r.answer(names, func(i int) (*model.Tensor, error) { return newTensor(fetched[i]) })
+}
 
+// answer makes the outputs named of what was fetched.
+func (r *runner) answer(names []string, fetched func(int) (*model.Tensor, error)) (map[string]*model.Tensor, error) {
 	outputs := make(map[string]*model.Tensor, len(r.outputs))
 	for i, spec := range r.signature.Outputs {
 		if len(names) > 0 && !slices.Contains(names, spec.Name) {
@@ -129,7 +183,7 @@ func (r *runner) check(inputs map[string]*model.Tensor, names []string) error {
 }
 
 // tensor makes the output of what was fetched.
-func (o *output) tensor(dtype model.DType, fetched []ort.Value) (*model.Tensor, error) {
+func (o *output) tensor(dtype model.DType, fetched func(int) (*model.Tensor, error)) (*model.Tensor, error) {
 	if o.constant != nil {
 		return &model.Tensor{
 			DType:   o.constant.DType,
@@ -138,16 +192,22 @@ func (o *output) tensor(dtype model.DType, fetched []ort.Value) (*model.Tensor, 
 			Strings: slices.Clone(o.constant.Strings),
 		}, nil
 	}
-	t, err := newTensor(fetched[o.values])
+	t, err := fetched(o.values)
 	if err != nil {
 		return nil, err
 	}
 	if o.shape >= 0 {
-		shape, ok := fetched[o.shape].(*ort.Tensor[int64])
-		if !ok {
-			return nil, fmt.Errorf("its shape is a %T", fetched[o.shape])
+		shape, err := fetched(o.shape)
+		if err != nil {
+			return nil, err
 		}
-		t.Shape = shape.GetData()
+		if shape.DType != model.Int64 {
+			return nil, fmt.Errorf("its shape is %s", shape.DType)
+		}
+		t.Shape = make([]int64, len(shape.Data)/8)
+		for i := range t.Shape {
+			t.Shape[i] = int64(binary.LittleEndian.Uint64(shape.Data[8*i:])) //nolint:gosec // the same bits
+		}
 	}
 	if dtype == model.Float16 || dtype == model.BFloat16 {
 		narrowTo(dtype, t)

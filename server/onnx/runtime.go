@@ -146,7 +146,7 @@ func (r *Runtime) Load(artifact []byte) (model.Runner, error) {
 		return nil, errors.New("load model: ONNX Runtime: " + message(err))
 	}
 	r.loaded.Add(1)
-	return &runner{runtime: r, session: session, plan: p}, nil
+	return &runner{runtime: r, session: session, plan: p, bindings: bindings{unfit: !p.fits}}, nil
 }
 
 func (r *Runtime) sessionOptions() (*ort.SessionOptions, error) {

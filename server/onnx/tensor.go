@@ -34,25 +34,38 @@ var elems = func() (elems [model.String + 1]ort.TensorElementDataType) {
 // narrow tells whether the type is one of the two floats that Go has not.
 func narrow(e graph.Elem) bool { return e == graph.Float16 || e == graph.BFloat16 }
 
-// newValue makes an input of t. ONNX Runtime reads the elements where they are:
-// pin keeps them there, and must outlive the value.
-func newValue(t *model.Tensor, pin *runtime.Pinner) (ort.Value, error) {
+// checkElements holds what makes elements safe to run on, whatever the caller
+// checked.
+func checkElements(t *model.Tensor) error {
 	if err := t.Validate(); err != nil {
-		return nil, invalid("%s", err)
+		return invalid("%s", err)
 	}
-	if t.DType == model.String {
-		return newStrings(t)
-	}
-	if len(t.Data) == 0 {
-		return nil, invalid("it has no elements")
+	if len(t.Data)+len(t.Strings) == 0 {
+		return invalid("it has no elements")
 	}
 	if t.DType == model.Bool {
 		// In C++ a bool that is neither is undefined behaviour.
 		for _, b := range t.Data {
 			if b > 1 {
-				return nil, invalid("a BOOL is %d, neither 0 nor 1", b)
+				return invalid("a BOOL is %d, neither 0 nor 1", b)
 			}
 		}
+	}
+	for _, s := range t.Strings {
+		// C would cut it there: the model would see another string than the one
+		// that was checked.
+		if strings.IndexByte(s, 0) >= 0 {
+			return invalid("a string has a NUL character")
+		}
+	}
+	return nil
+}
+
+// newValue makes an input of t, which checkElements has passed. ONNX Runtime reads
+// the elements where they are: pin keeps them there, and must outlive the value.
+func newValue(t *model.Tensor, pin *runtime.Pinner) (ort.Value, error) {
+	if t.DType == model.String {
+		return newStrings(t)
 	}
 	if len(t.Shape) == 0 {
 		return newScalar(t)
@@ -75,16 +88,6 @@ func aligned(data []byte, size int) []byte {
 }
 
 func newStrings(t *model.Tensor) (ort.Value, error) {
-	if len(t.Strings) == 0 {
-		return nil, invalid("it has no elements")
-	}
-	for _, s := range t.Strings {
-		// C would cut it there: the model would see another string than the one
-		// that was checked.
-		if strings.IndexByte(s, 0) >= 0 {
-			return nil, invalid("a string has a NUL character")
-		}
-	}
 	v, err := ort.NewStringTensor(t.Shape)
 	if err != nil {
 		return nil, err
