@@ -11,7 +11,7 @@ import (
 // when it was written. That is a tenth sooner than Sync, and more on a busy disk.
 func syncData(f *os.File) error {
 	for {
-		err := unix.Fdatasync(int(f.Fd())) //nolint:gosec // a descriptor
+		err := unix.Fdatasync(int(f.Fd()))
 		if err == nil {
 			return nil
 		} else if !errors.Is(err, unix.EINTR) {

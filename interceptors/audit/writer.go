@@ -86,7 +86,7 @@ func (w *writer) flush() error {
 // nothing.
 func (w *writer) checkOpen() error {
 	var opened unix.Stat_t
-	if err := unix.Fstat(int(w.file.Fd()), &opened); err != nil { //nolint:gosec // a descriptor
+	if err := unix.Fstat(int(w.file.Fd()), &opened); err != nil {
 		return &os.PathError{Op: "fstat", Path: w.path(), Err: err}
 	}
 	if opened.Nlink == 0 || opened.Size != w.written.size {

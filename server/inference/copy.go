@@ -24,7 +24,7 @@ func copyOf(data mem.BufferSlice, path ...protowire.Number) []byte {
 	b.WriteByte(0)
 	begin := address(b.String())
 	start := 1
-	for (begin+uintptr(start+at))%alignment != 0 { //nolint:gosec // not negative
+	for (begin+uintptr(start+at))%alignment != 0 {
 		b.WriteByte(0)
 		start++
 	}
@@ -61,10 +61,10 @@ func offsetOf(prefix []byte, path []protowire.Number) int {
 		at += n
 		switch {
 		case number != path[0]:
-			if length > uint64(len(prefix)-at) {
+			if length > uint64(len(prefix)-at) { //nolint:gosec // not negative
 				return 0
 			}
-			at += int(length)
+			at += int(length) //nolint:gosec // below the length of prefix
 		case len(path) == 1:
 			return at
 		default:
