@@ -33,9 +33,7 @@ func (l *Log) run() {
 	for {
 		select {
 		case <-l.wake:
-			// Whoever is about to append comes along: on busy processors that is several
-			// records a commit instead of one, and nothing is waited for on idle ones.
-			runtime.Gosched()
+			l.gather()
 		case <-l.flushDue:
 			l.flush()
 		case <-probe.C:
@@ -49,6 +47,24 @@ func (l *Log) run() {
 			return
 		}
 		l.commit()
+	}
+}
+
+// gather lets those come along who are about to append, as long as more come. On busy
+// processors that is many records a commit instead of a few; on idle ones nothing is
+// waited for.
+func (l *Log) gather() {
+	const most = 16 // times
+	before := 0
+	for range most {
+		l.mu.Lock()
+		waiting := len(l.queue)
+		l.mu.Unlock()
+		if waiting == before {
+			return
+		}
+		before = waiting
+		runtime.Gosched()
 	}
 }
 
