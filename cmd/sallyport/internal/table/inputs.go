@@ -142,3 +142,12 @@ func (in *Inputs) bytes() int {
 	}
 	return n
 }
+
+// removeLast removes the last row.
+func (in *Inputs) removeLast() {
+	in.rows--
+	for _, i := range in.inputs {
+		i.drop(in.rows)
+		i.counted, i.text = 0, 0 // count again
+	}
+}

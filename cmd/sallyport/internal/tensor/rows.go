@@ -72,3 +72,32 @@ func Join(parts []*inferencev1.Tensor) (*inferencev1.Tensor, error) {
 	}
 	return out, nil
 }
+
+// Pick returns some rows of every tensor, given in ascending order. Rows that follow
+// one another share memory with the originals.
+func Pick(tensors map[string]*inferencev1.Tensor, rows []int) (map[string]*inferencev1.Tensor, error) {
+	var cuts []map[string]*inferencev1.Tensor
+	for from := 0; from < len(rows); {
+		to := from + 1
+		for to < len(rows) && rows[to] == rows[to-1]+1 {
+			to++
+		}
+		cuts = append(cuts, Cut(tensors, rows[from], rows[to-1]+1))
+		from = to
+	}
+	if len(cuts) == 1 {
+		return cuts[0], nil
+	}
+	out := make(map[string]*inferencev1.Tensor, len(tensors))
+	for name := range tensors {
+		var parts []*inferencev1.Tensor
+		for _, c := range cuts {
+			parts = append(parts, c[name])
+		}
+		var err error
+		if out[name], err = Join(parts); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}

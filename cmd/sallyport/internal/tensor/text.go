@@ -118,8 +118,8 @@ func floatText(v float64, bits int) string {
 	return strconv.FormatFloat(v, 'g', -1, bits)
 }
 
-// appendElementText appends the i-th element of t to b as JSON.
-func appendElementText(b []byte, t *inferencev1.Tensor, i int) []byte {
+// AppendElement appends the i-th element of t to b as JSON.
+func AppendElement(b []byte, t *inferencev1.Tensor, i int) []byte {
 	text := Text(t, i)
 	switch {
 	case t.GetDataType() == inferencev1.DataType_DATA_TYPE_STRING:
@@ -137,7 +137,7 @@ func AppendJSON(b []byte, t *inferencev1.Tensor) []byte {
 	var nest func(shape []int64)
 	nest = func(shape []int64) {
 		if len(shape) == 0 {
-			b = appendElementText(b, t, next)
+			b = AppendElement(b, t, next)
 			next++
 			return
 		}
