@@ -380,9 +380,11 @@ func (r *run) openStream(ctx context.Context) error {
 }
 
 // patiently makes a call again as long as the server asks for that: it has a quota,
-// or the place of a stream that has ended is not free yet.
+// or the place of a stream that has ended is not free yet. A run that goes on also
+// waits for a server that is away: its address was right once.
 func (r *run) patiently(ctx context.Context, call func() error) error {
 	const most = 60 // waits for a stream's place, of which nobody knows how long
+	start := time.Now()
 	for places := 0; ; {
 		err := call()
 		st := statusOf(err)
@@ -393,6 +395,9 @@ func (r *run) patiently(ctx context.Context, call func() error) error {
 		if st.Code() == codes.ResourceExhausted && reasonOf(st) == "QUOTA_STREAMS" && places < most {
 			delay, ok = time.Second, true
 			places++
+		}
+		if st.Code() == codes.Unavailable && r.place != nil && r.place.begun && time.Since(start) < r.Patience {
+			delay, ok = max(delay, time.Second), true
 		}
 		if !ok {
 			return err
