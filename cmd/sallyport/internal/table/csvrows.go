@@ -24,6 +24,8 @@ type csvRows struct {
 	file *os.File
 	size int64
 	at   []int // of the columns kept
+	// broken is the line of a row that is no CSV, 0 if it is.
+	broken int
 }
 
 func openCSV(f *os.File, o Options, known []string) (source, error) {
@@ -48,7 +50,9 @@ func openCSV(f *os.File, o Options, known []string) (source, error) {
 
 func (s *csvRows) next() error {
 	err := s.Next()
+	s.broken = 0
 	if parse := (*csv.ParseError)(nil); errors.As(err, &parse) {
+		s.broken = parse.Line
 		return &rowError{fmt.Errorf("line %d: %w", parse.Line, parse.Err)}
 	}
 	return err
@@ -73,6 +77,10 @@ func (s *csvRows) keep() error {
 
 func (s *csvRows) position() Position {
 	p := Position{Offset: s.offset + s.r.InputOffset(), Line: s.lines}
+	if s.broken > 0 {
+		p.Line = s.broken
+		return p
+	}
 	if last := len(s.record) - 1; last >= 0 {
 		line, _ := s.r.FieldPos(last)
 		p.Line += line + strings.Count(s.record[last], "\n")
