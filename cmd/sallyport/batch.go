@@ -170,12 +170,12 @@ func runBatch(cmd *cobra.Command, name string, flags batchFlags) error {
 // summarize says what was done.
 func summarize(w io.Writer, s *batch.Summary, took time.Duration) {
 	now := s.Answered + s.Refused - s.Before
-	_, _ = fmt.Fprintf(w, "%s version %d, %s: %d rows answered, %d refused, in %v (%.0f rows/s)", //nolint:errcheck // nothing depends on it
+	_, _ = fmt.Fprintf(w, "%s version %d, %s: %d rows answered, %d refused, in %v (%.0f rows/s)",
 		printable(s.Model), s.Version, printable(s.Digest), s.Answered, s.Refused, took.Round(10*time.Millisecond), float64(now)/took.Seconds())
 	if s.Before > 0 {
-		_, _ = fmt.Fprintf(w, "; %d of them by earlier runs", s.Before) //nolint:errcheck // nothing depends on it
+		_, _ = fmt.Fprintf(w, "; %d of them by earlier runs", s.Before)
 	}
-	_, _ = fmt.Fprintln(w) //nolint:errcheck // nothing depends on it
+	_, _ = fmt.Fprintln(w)
 }
 
 // batchError gives what came of a run its text and its exit code.

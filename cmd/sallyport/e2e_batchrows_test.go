@@ -93,8 +93,7 @@ func (s *patients) write(t *testing.T, path string, rows int, withBad bool) {
 		}
 		return v, withBad && column == 2 && u
 	}
-	switch format := table.FormatOf(path); format {
-	case table.FormatCSV, table.FormatJSONL:
+	if format := table.FormatOf(path); format.Text() {
 		var b strings.Builder
 		if format == table.FormatCSV {
 			b.WriteString("id," + strings.Join(s.columns, ",") + "\n")
@@ -165,7 +164,7 @@ func (b buffered) Write(r arrow.RecordBatch) error { return b.WriteBuffered(r) }
 
 func recordWriter(t *testing.T, f *os.File, format table.Format, schema *arrow.Schema) recordsWriter {
 	t.Helper()
-	switch format {
+	switch format { //nolint:exhaustive // the rest is a stream
 	case table.FormatParquet:
 		w, err := pqarrow.NewFileWriter(schema, f, parquet.NewWriterProperties(parquet.WithMaxRowGroupLength(1<<16)), pqarrow.DefaultWriterProps())
 		must(t, err)

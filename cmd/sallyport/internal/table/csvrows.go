@@ -137,7 +137,7 @@ func newTextColumns(names []string) textColumns {
 
 func (c *textColumns) add(i int, value string) { c.builders[i].Append(value) }
 
-func (c *textColumns) kept() ([]arrow.Array, error) {
+func (c *textColumns) kept() ([]arrow.Array, error) { //nolint:unparam // as source has it
 	var columns []arrow.Array
 	for _, b := range c.builders {
 		columns = append(columns, b.NewArray())

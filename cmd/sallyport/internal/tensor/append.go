@@ -160,7 +160,7 @@ func AppendUint(t *inferencev1.Tensor, v uint64) error {
 func AppendFloat(t *inferencev1.Tensor, v float64) error {
 	d := t.GetDataType()
 	var rounded float64
-	switch d { //nolint:exhaustive // the rest is 64 bits wide
+	switch d {
 	case inferencev1.DataType_DATA_TYPE_FLOAT16:
 		bits := float16.Fromfloat32(float32(v))
 		rounded = float64(bits.Float32())
@@ -186,7 +186,7 @@ func AppendFloat(t *inferencev1.Tensor, v float64) error {
 // appendLow appends the low bytes of v, as many as the type has.
 func appendLow(t *inferencev1.Tensor, v uint64) {
 	for range Width(t.GetDataType()) {
-		t.Raw = append(t.Raw, byte(v)) //nolint:gosec // the low byte is meant
+		t.Raw = append(t.Raw, byte(v))
 		v >>= 8
 	}
 }
