@@ -299,7 +299,10 @@ func (f *flow) take(next read) error {
 func (f *flow) settle(b *batch, r *inferencev1.StreamResult) error {
 	if r.GetStatus() == nil {
 		f.allowed++
-		f.throttled, f.slowed = 0, ""
+		f.throttled = 0
+		if time.Now().After(f.notBefore) { // else it is an answer to a batch sent before the refusal
+			f.slowed = ""
+		}
 		b.answered(r.GetOutputs().GetOutputs())
 		return f.land()
 	}

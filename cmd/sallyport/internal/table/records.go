@@ -25,7 +25,7 @@ func openRecords(f *os.File, format Format) (r records, err error) {
 		}
 	}()
 	defer recovered(&err) // the library has its own ways with files that are broken
-	switch format { //nolint:exhaustive // the rest are Arrow files
+	switch format {       //nolint:exhaustive // the rest are Arrow files
 	case FormatParquet:
 		return openParquet(f)
 	case FormatStream:
