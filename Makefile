@@ -54,6 +54,12 @@ test-audit: runtime ## tamper with a million records, kill a hundred writers and
 	SALLYPORT_AUDIT_RECORDS=1000000 SALLYPORT_AUDIT_KILLS=100 go test -count=1 -v -timeout 60m -run '^(TestTamperSuite|TestKilledWriter)$$' ./interceptors/audit
 	SALLYPORT_AUDIT_DISKS=1 SALLYPORT_AUDIT_KILLS=100 go test -count=1 -v -timeout 60m -run '^(TestAuditDisks|TestAuditFilesGoAway|TestKilledUnderLoad)$$' ./cmd/sallyport
 
+BATCH_ROWS ?= 10000000
+
+.PHONY: batch-10m
+batch-10m: runtime ## run BATCH_ROWS (10 million) rows through sallyport batch, the server killed five times
+	SALLYPORT_BATCH_ROWS=$(BATCH_ROWS) go test -count=1 -v -timeout 60m -run '^TestBatchExactlyOnce$$' ./cmd/sallyport
+
 SPIRE := build/spire
 
 .PHONY: test-spire

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/sallyport/sallyport/cmd/sallyport/internal/tensor"
 	inferencev1 "github.com/sallyport/sallyport/gen/go/sallyport/inference/v1"
 	"github.com/sallyport/sallyport/interceptors"
 )
@@ -73,7 +74,7 @@ func (s span) inputs(d *dataset) map[string]*inferencev1.Tensor {
 	if d.rows == 0 || s == (span{0, d.rows}) {
 		return d.inputs
 	}
-	return cutRows(d.inputs, s.from, s.to)
+	return tensor.Cut(d.inputs, s.from, s.to)
 }
 
 // predictCalls sends the rows in as many calls as it takes, one after the other.
@@ -144,7 +145,7 @@ func pause(ctx context.Context, d time.Duration) bool {
 func (p *prediction) join(parts []map[string]*inferencev1.Tensor) error {
 	for _, part := range parts {
 		for name, t := range part {
-			if err := checkTensor(t); err != nil {
+			if err := tensor.Check(t); err != nil {
 				return fmt.Errorf("the server's answer is not usable: output %q: %w", name, err)
 			}
 		}
@@ -167,7 +168,7 @@ func (p *prediction) join(parts []map[string]*inferencev1.Tensor) error {
 			of = append(of, part[name])
 		}
 		var err error
-		if whole[name], err = joinRows(of); err != nil {
+		if whole[name], err = tensor.Join(of); err != nil {
 			return fmt.Errorf("output %q: %w", name, err)
 		}
 	}

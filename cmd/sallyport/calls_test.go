@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
@@ -43,12 +44,21 @@ func counted(t *testing.T, p *prediction, n int) {
 	for i := range want {
 		want[i] = int64(i)
 	}
-	if diff := cmp.Diff(want, p.outputs["y"].GetInt64Values()); diff != "" {
+	if diff := cmp.Diff(want, integers(p.outputs["y"])); diff != "" {
 		t.Error(diff)
 	}
 	if p.rows != n || !slices.Equal(p.outputs["y"].GetShape(), []int64{int64(n)}) {
 		t.Errorf("%d rows of shape %v", p.rows, p.outputs["y"].GetShape())
 	}
+}
+
+// integers are the elements of an INT64 tensor.
+func integers(t *inferencev1.Tensor) []int64 {
+	values := make([]int64, len(t.GetRaw())/8)
+	for i := range values {
+		values[i] = int64(binary.LittleEndian.Uint64(t.GetRaw()[8*i:]))
+	}
+	return values
 }
 
 // echo answers x as y.
@@ -64,7 +74,7 @@ func TestPredictCalls(t *testing.T) {
 	var got []string
 	overOnce := true
 	c := connect(t, &scriptedServer{predict: func(ctx context.Context, r *inferencev1.PredictRequest) (*inferencev1.PredictResponse, error) {
-		values := r.GetInputs()["x"].GetInt64Values()
+		values := integers(r.GetInputs()["x"])
 		if values[0] == 4 && overOnce {
 			overOnce = false
 			return nil, overQuota(t, time.Millisecond)

@@ -40,17 +40,22 @@ type clientFlags struct {
 	serverID string
 	// tokenFile has the token of the user on whose behalf; empty if there is none.
 	tokenFile string
-	// timeout bounds the whole command.
+	// timeout bounds the whole command; 0 if nothing does.
 	timeout time.Duration
 }
 
 func (f *clientFlags) register(cmd *cobra.Command) {
+	f.registerServer(cmd)
+	cmd.Flags().DurationVar(&f.timeout, "timeout", 30*time.Second, "longest that the command may take")
+}
+
+// registerServer is register for a command that takes as long as it takes.
+func (f *clientFlags) registerServer(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringSliceVar(&f.server, "server", nil, "address of the server, HOST:PORT; may be given for each replica (default $"+serverEnv+", with commas in between)")
 	flags.StringVar(&f.socket, "socket", "", "socket of the SPIFFE Workload API, a path or unix:///path (default $"+workloadapi.SocketEnv+")")
 	flags.StringVar(&f.serverID, "server-id", "", "SPIFFE ID that the server must have (default any with the path "+identity.ServerPath+")")
 	flags.StringVar(&f.tokenFile, "token-file", "", "file with the token of the user on whose behalf to call, without Bearer; read for each call")
-	flags.DurationVar(&f.timeout, "timeout", 30*time.Second, "longest that the command may take")
 }
 
 // bound returns ctx with the timeout of the flags.

@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/testing/protocmp"
 
+	"github.com/sallyport/sallyport/cmd/sallyport/internal/tensor"
 	inferencev1 "github.com/sallyport/sallyport/gen/go/sallyport/inference/v1"
 )
 
@@ -44,11 +45,11 @@ var (
 func plain(tensors map[string]*inferencev1.Tensor) map[string]string {
 	out := make(map[string]string)
 	for name, t := range tensors {
-		if err := checkTensor(t); err != nil {
+		if err := tensor.Check(t); err != nil {
 			out[name] = err.Error()
 			continue
 		}
-		out[name] = fmt.Sprint(typeName(t.GetDataType()), t.GetShape(), string(appendTensorJSON(nil, t)))
+		out[name] = fmt.Sprint(tensor.TypeName(t.GetDataType()), t.GetShape(), string(tensor.AppendJSON(nil, t)))
 	}
 	return out
 }
@@ -318,13 +319,13 @@ func FuzzParseInput(f *testing.F) {
 		}
 		for _, s := range specs {
 			in := d.inputs[s.GetName()]
-			if err := checkTensor(in); err != nil {
+			if err := tensor.Check(in); err != nil {
 				t.Errorf("input %s: %v", s.GetName(), err)
 			}
 			if in.GetDataType() != s.GetDataType() {
 				t.Errorf("input %s has type %v", s.GetName(), in.GetDataType())
 			}
-			if _, err := fitShape(in.GetShape(), s.GetShape()); err != nil {
+			if _, err := tensor.FitShape(in.GetShape(), s.GetShape()); err != nil {
 				t.Errorf("input %s: %v", s.GetName(), err)
 			}
 		}

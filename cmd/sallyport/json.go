@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/sallyport/sallyport/cmd/sallyport/internal/table"
+	"github.com/sallyport/sallyport/cmd/sallyport/internal/tensor"
 	inferencev1 "github.com/sallyport/sallyport/gen/go/sallyport/inference/v1"
 )
 
@@ -27,23 +29,23 @@ func parseJSON(data []byte, specs []*inferencev1.TensorSpec, ignore []string) (*
 	default:
 		return nil, errors.New("expected an object or a list of rows")
 	}
-	top, err := members("", data)
+	top, err := table.Members("", data)
 	if err != nil {
 		return nil, err
 	}
 	for _, m := range top {
-		if m.name != "inputs" || m.value[0] != '{' {
+		if m.Name != "inputs" || m.Value[0] != '{' {
 			continue
 		}
 		if len(top) > 1 {
 			return nil, errors.New(`beside "inputs" there must be nothing else`)
 		}
-		if top, err = members("inputs", m.value); err != nil {
+		if top, err = table.Members("inputs", m.Value); err != nil {
 			return nil, err
 		}
 		return parseInputs("inputs.", top, specs)
 	}
-	nested := slices.ContainsFunc(top, func(m member) bool { return m.value[0] == '[' || m.value[0] == '{' })
+	nested := slices.ContainsFunc(top, func(m table.Member) bool { return m.Value[0] == '[' || m.Value[0] == '{' })
 	byRows := !slices.ContainsFunc(specs, func(s *inferencev1.TensorSpec) bool { return len(s.GetShape()) == 0 })
 	if len(top) > 0 && !nested && byRows {
 		return parseRows(slices.Concat([]byte("["), data, []byte("]")), specs, ignore)
@@ -51,25 +53,49 @@ func parseJSON(data []byte, specs []*inferencev1.TensorSpec, ignore []string) (*
 	return parseInputs("", top, specs)
 }
 
+// parseRows reads a list of objects. Each has a value for every column of every
+// input, by its name, or an array for a whole input.
+func parseRows(data []byte, specs []*inferencev1.TensorSpec, ignore []string) (*dataset, error) {
+	in := table.NewInputs(specs)
+	dec := json.NewDecoder(bytes.NewReader(data))
+	if _, err := dec.Token(); err != nil {
+		return nil, err
+	}
+	for n := 0; dec.More(); n++ {
+		var row json.RawMessage
+		if err := dec.Decode(&row); err != nil {
+			return nil, err
+		}
+		if err := in.JSON(fmt.Sprintf("[%d]", n), row, ignore); err != nil {
+			return nil, err
+		}
+	}
+	if in.Rows() == 0 {
+		return nil, errors.New("the list has no rows")
+	}
+	inputs, err := in.Tensors()
+	return &dataset{inputs: inputs}, err
+}
+
 // parseInputs reads one nested array for each input.
-func parseInputs(path string, given []member, specs []*inferencev1.TensorSpec) (*dataset, error) {
+func parseInputs(path string, given []table.Member, specs []*inferencev1.TensorSpec) (*dataset, error) {
 	d := &dataset{inputs: make(map[string]*inferencev1.Tensor, len(specs))}
 	var unknown []string
 	for _, m := range given {
-		i := slices.IndexFunc(specs, func(s *inferencev1.TensorSpec) bool { return s.GetName() == m.name })
+		i := slices.IndexFunc(specs, func(s *inferencev1.TensorSpec) bool { return s.GetName() == m.Name })
 		if i < 0 {
-			unknown = append(unknown, m.name)
+			unknown = append(unknown, m.Name)
 			continue
 		}
-		t := emptyTensor(specs[i])
-		shape, err := readArray(path+m.name, m.value, t)
+		t := tensor.Empty(specs[i])
+		shape, err := tensor.ReadArray(path+m.Name, m.Value, t)
 		if err != nil {
 			return nil, err
 		}
-		if t.Shape, err = fitShape(shape, specs[i].GetShape()); err != nil {
-			return nil, fmt.Errorf("%s: %w", path+m.name, err)
+		if t.Shape, err = tensor.FitShape(shape, specs[i].GetShape()); err != nil {
+			return nil, fmt.Errorf("%s: %w", path+m.Name, err)
 		}
-		d.inputs[m.name] = t
+		d.inputs[m.Name] = t
 	}
 	var missing []string
 	for _, spec := range specs {
@@ -79,9 +105,9 @@ func parseInputs(path string, given []member, specs []*inferencev1.TensorSpec) (
 	}
 	switch {
 	case unknown != nil:
-		return nil, fmt.Errorf("the model has no such inputs: %s; it has %s", nameSome(unknown), nameSome(inputNames(specs)))
+		return nil, fmt.Errorf("the model has no such inputs: %s; it has %s", tensor.Names(unknown), tensor.Names(inputNames(specs)))
 	case missing != nil:
-		return nil, fmt.Errorf("inputs are missing: %s", nameSome(missing))
+		return nil, fmt.Errorf("inputs are missing: %s", tensor.Names(missing))
 	}
 	return d, nil
 }
@@ -92,63 +118,6 @@ func inputNames(specs []*inferencev1.TensorSpec) []string {
 		names[i] = spec.GetName()
 	}
 	return names
-}
-
-// fitShape is the shape to send for what was given where the model wants want.
-// A vector stands for a column of its length.
-func fitShape(given, want []int64) ([]int64, error) {
-	if len(given) == len(want)-1 && want[len(want)-1] == 1 {
-		given = append(given, 1)
-	}
-	fits := len(given) == len(want)
-	for i := range want {
-		fits = fits && (want[i] < 0 || want[i] == given[i])
-	}
-	if !fits {
-		return nil, fmt.Errorf("has shape %s, the model wants %s", formatShape(given), formatShape(want))
-	}
-	return given, nil
-}
-
-// member is one member of a JSON object.
-type member struct {
-	name  string
-	value json.RawMessage
-}
-
-// members are the members of the object that data holds, in their order. A name
-// that comes twice is an error: which value is meant?
-func members(path string, data []byte) ([]member, error) {
-	dec := json.NewDecoder(bytes.NewReader(data))
-	if tok, err := dec.Token(); err != nil || tok != json.Delim('{') {
-		return nil, at(path, "expected an object")
-	}
-	var out []member
-	seen := make(map[string]bool)
-	for dec.More() {
-		tok, err := dec.Token()
-		if err != nil {
-			return nil, at(path, err.Error())
-		}
-		m := member{name: tok.(string)} // what an object has before a value
-		if err := dec.Decode(&m.value); err != nil {
-			return nil, at(path, err.Error())
-		}
-		if seen[m.name] {
-			return nil, at(path, fmt.Sprintf("%q comes twice", abbreviate(m.name)))
-		}
-		seen[m.name] = true
-		out = append(out, m)
-	}
-	return out, nil
-}
-
-// at is an error at a place of the input.
-func at(path, text string) error {
-	if path == "" {
-		return errors.New(text)
-	}
-	return fmt.Errorf("%s: %s", path, text)
 }
 
 // checkJSON makes sure that data holds one value and nothing else, with the

@@ -19,6 +19,9 @@ const (
 	exitFailed = 1
 	exitUsage  = 2
 	exitDenied = 3
+	// Of batch.
+	exitRefusedRows = 4
+	exitUnfinished  = 5
 )
 
 func main() {
@@ -56,7 +59,8 @@ func newRoot() *cobra.Command {
 they are. Every call is identified, authorized, metered, validated, answered
 and recorded.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 denied.`,
+Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 denied; of batch
+also 4 done but for rows without an answer, 5 stopped before the end and may go on.`,
 		Args:          args(cobra.NoArgs),
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 		SilenceUsage:  true,
@@ -65,7 +69,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 denied.`,
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage(err) })
 	root.AddCommand(
 		newServe(), newDev(), newDemo(),
-		newPredict(), newModels(),
+		newPredict(), newBatch(), newModels(),
 		newPolicy(), newQuota(), newAudit(), newIdentity(),
 		newVersion(),
 	)

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/sallyport/sallyport/cmd/sallyport/internal/tensor"
 	inferencev1 "github.com/sallyport/sallyport/gen/go/sallyport/inference/v1"
 )
 
@@ -164,7 +165,7 @@ func describeSpecs(specs []*inferencev1.TensorSpec) string {
 }
 
 func describeSpec(s *inferencev1.TensorSpec) string {
-	return fmt.Sprintf("%s %s%s", printable(s.GetName()), typeName(s.GetDataType()), strings.ReplaceAll(formatShape(s.GetShape()), " ", ""))
+	return fmt.Sprintf("%s %s%s", printable(s.GetName()), tensor.TypeName(s.GetDataType()), strings.ReplaceAll(tensor.FormatShape(s.GetShape()), " ", ""))
 }
 
 func listVersions(versions []int64) string {

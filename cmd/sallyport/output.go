@@ -11,6 +11,7 @@ import (
 	"strings"
 	"text/tabwriter"
 
+	"github.com/sallyport/sallyport/cmd/sallyport/internal/tensor"
 	inferencev1 "github.com/sallyport/sallyport/gen/go/sallyport/inference/v1"
 )
 
@@ -35,7 +36,7 @@ func labelsOf(name string) string { return name + ".labels" }
 func (p *prediction) isLabels(name string) bool {
 	of, found := strings.CutSuffix(name, ".labels")
 	t := p.outputs[of]
-	return found && t != nil && len(t.GetShape()) == 2 && int64(elementCount(p.outputs[name])) == t.GetShape()[1]
+	return found && t != nil && len(t.GetShape()) == 2 && int64(tensor.Count(p.outputs[name])) == t.GetShape()[1]
 }
 
 // column is one column of the answer as a table.
@@ -63,7 +64,7 @@ func (p *prediction) table() (columns []column, others []string) {
 			for i := range n {
 				of := strconv.Itoa(i)
 				if labels := labelsOf(name); p.outputs[labels] != nil && p.isLabels(labels) {
-					of = elementText(p.outputs[labels], i)
+					of = tensor.Text(p.outputs[labels], i)
 				}
 				columns = append(columns, column{name + "[" + of + "]", t, i, n})
 			}
@@ -86,7 +87,7 @@ func (p *prediction) writeTable(w io.Writer) error {
 		for row := range p.rows {
 			cells = append(cells[:0], strconv.Itoa(row+1))
 			for _, c := range columns {
-				cells = append(cells, printable(elementText(c.tensor, c.first+row*c.step)))
+				cells = append(cells, printable(tensor.Text(c.tensor, c.first+row*c.step)))
 			}
 			fmt.Fprintln(tw, strings.Join(cells, "\t")) //nolint:errcheck // Flush returns it
 		}
@@ -95,7 +96,7 @@ func (p *prediction) writeTable(w io.Writer) error {
 		return err
 	}
 	for _, name := range others {
-		if _, err := fmt.Fprintf(w, "%s: %s\n", printable(name), appendTensorJSON(nil, p.outputs[name])); err != nil {
+		if _, err := fmt.Fprintf(w, "%s: %s\n", printable(name), tensor.AppendJSON(nil, p.outputs[name])); err != nil {
 			return err
 		}
 	}
@@ -106,7 +107,7 @@ func (p *prediction) writeTable(w io.Writer) error {
 func (p *prediction) writeCSV(w io.Writer) error {
 	columns, others := p.table()
 	if len(others) > 0 || len(columns) == 0 {
-		return fmt.Errorf("the outputs are no table (%s); choose others with --outputs, or --output json", nameSome(others))
+		return fmt.Errorf("the outputs are no table (%s); choose others with --outputs, or --output json", tensor.Names(others))
 	}
 	cw := csv.NewWriter(w)
 	cells := make([]string, len(columns))
@@ -116,7 +117,7 @@ func (p *prediction) writeCSV(w io.Writer) error {
 	_ = cw.Write(cells) // Error returns it
 	for row := range p.rows {
 		for i, c := range columns {
-			cells[i] = elementText(c.tensor, c.first+row*c.step)
+			cells[i] = tensor.Text(c.tensor, c.first+row*c.step)
 		}
 		_ = cw.Write(cells) // Error returns it
 	}
@@ -148,7 +149,7 @@ func (p *prediction) writeJSON(w io.Writer) error {
 		}
 		b = appendJSON(b, name)
 		b = append(b, ':')
-		b = appendTensorJSON(b, p.outputs[name])
+		b = tensor.AppendJSON(b, p.outputs[name])
 	}
 	b = append(b, "}}\n"...)
 	_, err := w.Write(b)
@@ -158,27 +159,4 @@ func (p *prediction) writeJSON(w io.Writer) error {
 func appendJSON[T string | []string](b []byte, v T) []byte {
 	encoded, _ := json.Marshal(v) // strings always can be
 	return append(b, encoded...)
-}
-
-// appendTensorJSON appends t as nested arrays.
-func appendTensorJSON(b []byte, t *inferencev1.Tensor) []byte {
-	next := 0
-	var nest func(shape []int64)
-	nest = func(shape []int64) {
-		if len(shape) == 0 {
-			b = appendElementJSON(b, t, next)
-			next++
-			return
-		}
-		b = append(b, '[')
-		for i := range shape[0] {
-			if i > 0 {
-				b = append(b, ',')
-			}
-			nest(shape[1:])
-		}
-		b = append(b, ']')
-	}
-	nest(t.GetShape())
-	return b
 }

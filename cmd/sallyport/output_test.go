@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/sallyport/sallyport/cmd/sallyport/internal/tensor"
 	inferencev1 "github.com/sallyport/sallyport/gen/go/sallyport/inference/v1"
 )
 
@@ -136,11 +137,11 @@ func TestElementText(t *testing.T) {
 		{&inferencev1.Tensor{DataType: float64s, DoubleValues: []float64{1e300}}, "[1e+300]"},
 		{&inferencev1.Tensor{DataType: texts, StringValues: []string{"NaN", "<a>"}}, "[\"NaN\",\"\\u003ca\\u003e\"]"},
 	} {
-		tt.tensor.Shape = []int64{int64(elementCount(tt.tensor))}
-		if err := checkTensor(tt.tensor); err != nil {
+		tt.tensor.Shape = []int64{int64(tensor.Count(tt.tensor))}
+		if err := tensor.Check(tt.tensor); err != nil {
 			t.Fatal(err)
 		}
-		if got := string(appendTensorJSON(nil, tt.tensor)); got != tt.want {
+		if got := string(tensor.AppendJSON(nil, tt.tensor)); got != tt.want {
 			t.Errorf("%v: %s, want %s", tt.tensor, got, tt.want)
 		}
 	}

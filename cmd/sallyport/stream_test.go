@@ -205,7 +205,7 @@ func TestPredictStreamResends(t *testing.T) {
 				return err
 			}
 			a := answer(m.GetBatch())
-			if !refused && m.GetBatch().GetInputs()["x"].GetInt64Values()[0] == 2 {
+			if !refused && integers(m.GetBatch().GetInputs()["x"])[0] == 2 {
 				refused = true
 				a = refuse(m.GetBatch(), overQuota(t, time.Millisecond))
 			}

@@ -1,4 +1,4 @@
-package main
+package tensor
 
 import (
 	"bytes"
@@ -13,9 +13,9 @@ import (
 // maxRank is the most dimensions of a tensor, as in the API.
 const maxRank = 16
 
-// readArray appends the elements of a nested array, or of a single value, to t
+// ReadArray appends the elements of a nested array, or of a single value, to t
 // and returns the shape of the array. Errors say where, beginning with path.
-func readArray(path string, data []byte, t *inferencev1.Tensor) ([]int64, error) {
+func ReadArray(path string, data []byte, t *inferencev1.Tensor) ([]int64, error) {
 	// Rows hold a great many single values; a decoder for each would cost more
 	// than all the rest.
 	if data[0] != '[' && data[0] != '{' {
@@ -24,7 +24,7 @@ func readArray(path string, data []byte, t *inferencev1.Tensor) ([]int64, error)
 			err = appendScalar(t, tok)
 		}
 		if err != nil {
-			return nil, at(path, err.Error())
+			return nil, fmt.Errorf("%s: %w", path, err)
 		}
 		return nil, nil
 	}
@@ -35,7 +35,7 @@ func readArray(path string, data []byte, t *inferencev1.Tensor) ([]int64, error)
 		for _, i := range r.at {
 			fmt.Fprintf(&b, "[%d]", i)
 		}
-		return nil, at(path+b.String(), err.Error())
+		return nil, fmt.Errorf("%s: %w", path+b.String(), err)
 	}
 	return r.shape, nil
 }
@@ -72,7 +72,7 @@ func (r *arrayReader) read() error {
 	}
 	switch {
 	case r.leaf >= 0 && depth >= r.leaf:
-		return errors.New("expected " + expected(r.tensor.GetDataType()) + ", got an array")
+		return errors.New("expected " + Expected(r.tensor.GetDataType()) + ", got an array")
 	case depth == maxRank:
 		return fmt.Errorf("more than %d dimensions", maxRank)
 	case depth == len(r.shape):
@@ -121,32 +121,32 @@ func appendScalar(t *inferencev1.Tensor, tok json.Token) error {
 	case string:
 		switch {
 		case d == inferencev1.DataType_DATA_TYPE_STRING:
-			return appendElement(t, v)
-		case isFloat(d) && (v == "NaN" || v == "Infinity" || v == "-Infinity"):
-			return appendElement(t, v)
+			return Append(t, v)
+		case IsFloat(d) && (v == "NaN" || v == "Infinity" || v == "-Infinity"):
+			return Append(t, v)
 		}
-		got = fmt.Sprintf("the string %q", abbreviate(v))
+		got = fmt.Sprintf("the string %q", Abbreviate(v))
 	case json.Number:
 		if d != inferencev1.DataType_DATA_TYPE_STRING && d != inferencev1.DataType_DATA_TYPE_BOOL {
-			return appendElement(t, v.String())
+			return Append(t, v.String())
 		}
-		got = abbreviate(v.String())
+		got = Abbreviate(v.String())
 	case bool:
 		if d == inferencev1.DataType_DATA_TYPE_BOOL {
-			t.BoolValues = append(t.BoolValues, v)
+			AppendBool(t, v)
 			return nil
 		}
 		got = fmt.Sprint(v)
 	case nil:
 		got = "null"
-		if isFloat(d) {
+		if IsFloat(d) {
 			got += `; a missing number is written "NaN"`
 		}
 	}
-	return fmt.Errorf("expected %s, got %s", expected(d), got)
+	return fmt.Errorf("expected %s, got %s", Expected(d), got)
 }
 
-func isFloat(d inferencev1.DataType) bool {
+func IsFloat(d inferencev1.DataType) bool {
 	switch d { //nolint:exhaustive // the rest is not
 	case inferencev1.DataType_DATA_TYPE_FLOAT16, inferencev1.DataType_DATA_TYPE_BFLOAT16,
 		inferencev1.DataType_DATA_TYPE_FLOAT32, inferencev1.DataType_DATA_TYPE_FLOAT64:

@@ -1,4 +1,4 @@
-package main
+package tensor
 
 import (
 	"encoding/binary"
@@ -14,19 +14,19 @@ import (
 	"github.com/sallyport/sallyport/server/model"
 )
 
-// checkTensor tells whether the tensor holds as many elements as its shape says,
-// of a type that elementText reads. The functions below rely on it.
-func checkTensor(t *inferencev1.Tensor) error {
-	n := elementCount(t)
+// Check tells whether the tensor holds as many elements as its shape says,
+// of a type that Text reads. The functions below rely on it.
+func Check(t *inferencev1.Tensor) error {
+	n := Count(t)
 	if want := model.Elements(t.GetShape()); int64(n) != want {
-		return fmt.Errorf("a tensor of shape %v and type %s has %d elements", t.GetShape(), typeName(t.GetDataType()), n)
+		return fmt.Errorf("a tensor of shape %v and type %s has %d elements", t.GetShape(), TypeName(t.GetDataType()), n)
 	}
 	return nil
 }
 
-func elementCount(t *inferencev1.Tensor) int {
+func Count(t *inferencev1.Tensor) int {
 	if raw := len(t.GetRaw()); raw > 0 {
-		w := width(t.GetDataType())
+		w := Width(t.GetDataType())
 		if w == 0 || raw%w != 0 {
 			return -1
 		}
@@ -52,14 +52,14 @@ func elementCount(t *inferencev1.Tensor) int {
 	return -1
 }
 
-// elementText is the i-th element of t: numbers as short as they can be without
+// Text is the i-th element of t: numbers as short as they can be without
 // loss, booleans as true and false, strings as they are.
-func elementText(t *inferencev1.Tensor, i int) string {
+func Text(t *inferencev1.Tensor, i int) string {
 	d := t.GetDataType()
 	if len(t.GetRaw()) > 0 {
-		return rawText(d, t.GetRaw()[i*width(d):])
+		return rawText(d, t.GetRaw()[i*Width(d):])
 	}
-	switch d { //nolint:exhaustive // checkTensor knows the same types
+	switch d { //nolint:exhaustive // Check knows the same types
 	case inferencev1.DataType_DATA_TYPE_STRING:
 		return t.GetStringValues()[i]
 	case inferencev1.DataType_DATA_TYPE_BOOL:
@@ -118,9 +118,9 @@ func floatText(v float64, bits int) string {
 	return strconv.FormatFloat(v, 'g', -1, bits)
 }
 
-// appendElementJSON appends the i-th element of t to b as JSON.
-func appendElementJSON(b []byte, t *inferencev1.Tensor, i int) []byte {
-	text := elementText(t, i)
+// AppendElement appends the i-th element of t to b as JSON.
+func AppendElement(b []byte, t *inferencev1.Tensor, i int) []byte {
+	text := Text(t, i)
 	switch {
 	case t.GetDataType() == inferencev1.DataType_DATA_TYPE_STRING:
 		quoted, _ := json.Marshal(text) // a string always can be
@@ -129,4 +129,27 @@ func appendElementJSON(b []byte, t *inferencev1.Tensor, i int) []byte {
 		return strconv.AppendQuote(b, text)
 	}
 	return append(b, text...)
+}
+
+// AppendJSON appends t as nested arrays.
+func AppendJSON(b []byte, t *inferencev1.Tensor) []byte {
+	next := 0
+	var nest func(shape []int64)
+	nest = func(shape []int64) {
+		if len(shape) == 0 {
+			b = AppendElement(b, t, next)
+			next++
+			return
+		}
+		b = append(b, '[')
+		for i := range shape[0] {
+			if i > 0 {
+				b = append(b, ',')
+			}
+			nest(shape[1:])
+		}
+		b = append(b, ']')
+	}
+	nest(t.GetShape())
+	return b
 }
