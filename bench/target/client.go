@@ -64,7 +64,7 @@ var _ load.Timer = (*Stream)(nil)
 // OpenStream opens a stream with the open message and sends the inputs of a batch,
 // serialized beforehand, again and again; window is how many batches are on their
 // way. Close it.
-func OpenStream(ctx context.Context, conn *grpc.ClientConn, open, inputs []byte, window int) (_ *Stream, err error) {
+func OpenStream(ctx context.Context, conn *grpc.ClientConn, open, inputs []byte, window int, opts ...grpc.CallOption) (_ *Stream, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer func() {
 		if err != nil {
@@ -72,7 +72,7 @@ func OpenStream(ctx context.Context, conn *grpc.ClientConn, open, inputs []byte,
 		}
 	}()
 	stream, err := conn.NewStream(ctx, &inferencev1.PredictionService_ServiceDesc.Streams[0],
-		inferencev1.PredictionService_PredictStream_FullMethodName, grpc.ForceCodecV2(codec{}))
+		inferencev1.PredictionService_PredictStream_FullMethodName, append(opts, grpc.ForceCodecV2(codec{}))...)
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,58 @@
+package grow
+
+import (
+	"runtime"
+	"slices"
+	"time"
+)
+
+func duration(seconds float64) time.Duration { return time.Duration(seconds * float64(time.Second)) }
+
+// timed is how many seconds f takes: what a tenth of the times within a budget, one
+// at least, do not exceed, as all that disturbs makes it longer.
+func timed(budget time.Duration, f func() error) (float64, error) {
+	var times []float64
+	for begin := time.Now(); len(times) == 0 || time.Since(begin) < budget && len(times) < 1000; {
+		start := time.Now()
+		if err := f(); err != nil {
+			return 0, err
+		}
+		times = append(times, time.Since(start).Seconds())
+	}
+	slices.Sort(times)
+	return times[len(times)/10], nil
+}
+
+// looked is how many seconds one of very short operations takes, each given its
+// number: the best of some rounds, as all that disturbs makes it longer.
+func looked(budget time.Duration, operation func(i int) error) (float64, error) {
+	const rounds = 5
+	n, best := 1024, 0.0
+	for round := 0; round < rounds; {
+		start := time.Now()
+		for i := range n {
+			if err := operation(i); err != nil {
+				return 0, err
+			}
+		}
+		took := time.Since(start)
+		if took < budget/rounds {
+			n *= 2
+			continue
+		}
+		if each := took.Seconds() / float64(n); best == 0 || each < best {
+			best = each
+		}
+		round++
+	}
+	return best, nil
+}
+
+// heap is the bytes that are reachable.
+func heap() float64 {
+	runtime.GC()
+	runtime.GC() // what the first has finalized
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return float64(m.HeapAlloc)
+}
