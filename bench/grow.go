@@ -16,9 +16,9 @@ func newGrow() *cobra.Command {
 		Short: "Measure how cost grows with rows, streams, callers, models and rules",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
-			set := grow.Full
-			if flags.short {
-				set = grow.Short
+			set, err := settings(&flags, grow.Full, grow.Short, grow.Moment)
+			if err != nil {
+				return err
 			}
 			return flags.at(cmd, 1, func(site *target.Site) error {
 				machine, err := flags.machine(cmd, site)
@@ -29,14 +29,14 @@ func newGrow() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				errs := []error{grow.Write(flags.out, machine, all)}
+				if err := grow.Write(flags.out, machine, all); err != nil {
+					return err
+				}
+				var errs []error
 				for _, s := range all {
-					if flags.short {
-						break // too few and too short to tell
-					}
 					errs = append(errs, s.Err())
 				}
-				return errors.Join(errs...)
+				return flags.judged(cmd, errors.Join(errs...))
 			})
 		},
 	}

@@ -1,6 +1,9 @@
 package main
 
 import (
+	"errors"
+	"time"
+
 	"github.com/spf13/cobra"
 
 	"github.com/sallyport/sallyport/bench/overload"
@@ -10,14 +13,18 @@ import (
 func newOverload() *cobra.Command {
 	const callers = 4
 	var flags siteFlags
-	set := overload.Full
+	var duration time.Duration
 	cmd := &cobra.Command{
 		Use:   "overload",
 		Short: "Bring a server several times the calls that it can answer",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
-			if flags.short {
-				set = overload.Short
+			set, err := settings(&flags, overload.Full, overload.Short, overload.Moment)
+			if err != nil {
+				return err
+			}
+			if duration > 0 {
+				set.Duration = duration
 			}
 			return flags.at(cmd, callers, func(site *target.Site) error {
 				machine, err := flags.machine(cmd, site)
@@ -34,12 +41,11 @@ func newOverload() *cobra.Command {
 				if err := results.Write(flags.out, machine); err != nil {
 					return err
 				}
-				return results.Err()
+				return errors.Join(results.Recorded.Err(), flags.judged(cmd, results.Err()))
 			})
 		},
 	}
 	flags.add(cmd)
-	cmd.Flags().DurationVar(&set.Duration, "for", set.Duration, "how long")
-	cmd.Flags().Float64Var(&set.Factor, "factor", set.Factor, "times the capacity")
+	cmd.Flags().DurationVar(&duration, "for", 0, "how long; unless given, what the length says")
 	return cmd
 }

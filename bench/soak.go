@@ -1,6 +1,8 @@
 package main
 
 import (
+	"time"
+
 	"github.com/spf13/cobra"
 
 	"github.com/sallyport/sallyport/bench/soak"
@@ -10,14 +12,18 @@ import (
 func newSoak() *cobra.Command {
 	const callers = 4
 	var flags siteFlags
-	set := soak.Full
+	var duration time.Duration
 	cmd := &cobra.Command{
 		Use:   "soak",
 		Short: "Work a server for long and see whether what it takes grows",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
-			if flags.short {
-				set = soak.Short
+			set, err := settings(&flags, soak.Full, soak.Short, soak.Moment)
+			if err != nil {
+				return err
+			}
+			if duration > 0 {
+				set.Duration = duration
 			}
 			return flags.at(cmd, callers, func(site *target.Site) error {
 				machine, err := flags.machine(cmd, site)
@@ -31,12 +37,11 @@ func newSoak() *cobra.Command {
 				if err := results.Write(flags.out, machine); err != nil {
 					return err
 				}
-				return results.Err()
+				return flags.judged(cmd, results.Err())
 			})
 		},
 	}
 	flags.add(cmd)
-	cmd.Flags().DurationVar(&set.Duration, "for", set.Duration, "how long")
-	cmd.Flags().Float64Var(&set.Share, "share", set.Share, "part of the capacity")
+	cmd.Flags().DurationVar(&duration, "for", 0, "how long; unless given, what the length says")
 	return cmd
 }

@@ -16,8 +16,12 @@ type Settings struct {
 	Budget time.Duration
 }
 
-// Full is the goal of issue 5; Short sees that everything works.
+// Full is the goal of issue 5; Short sees that everything works; Moment is for tests.
 var (
+	Moment = Settings{
+		Rows: []int{1, 10}, Streams: []int{1, 10}, Callers: []int{1, 10}, Models: []int{1, 4}, Rules: []int{10, 20},
+		Budget: time.Millisecond,
+	}
 	Full = Settings{
 		Rows:    []int{1, 10, 100, 1_000, 10_000, 100_000},
 		Streams: []int{1, 10, 100, 1_000, 10_000},

@@ -135,9 +135,13 @@ func (g *grower) open(ctx context.Context, p *target.Process, conn *grpc.ClientC
 		return Point{}, err
 	}
 	var streams []*target.Stream
+	var conns []*grpc.ClientConn
 	defer func() {
 		for _, s := range streams {
 			s.Close()
+		}
+		for _, c := range conns {
+			err = errors.Join(err, c.Close())
 		}
 	}()
 	start := time.Now()
@@ -147,7 +151,7 @@ func (g *grower) open(ctx context.Context, p *target.Process, conn *grpc.ClientC
 			if at, err = g.site.Dial(p, 0); err != nil {
 				return Point{}, err
 			}
-			defer func() { err = errors.Join(err, at.Close()) }()
+			conns = append(conns, at)
 		}
 		s, err := target.OpenStream(ctx, at, r.Open, r.Batch, 1)
 		if err != nil {

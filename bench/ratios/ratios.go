@@ -27,10 +27,11 @@ type Settings struct {
 	Warmup, Slice time.Duration
 }
 
-// Full takes some seven minutes, Short half a minute.
+// Full takes some seven minutes, Short half a minute; Moment is for tests.
 var (
-	Full  = Settings{Rounds: 5, Warmup: 200 * time.Millisecond, Slice: 1200 * time.Millisecond}
-	Short = Settings{Rounds: 2, Warmup: 20 * time.Millisecond, Slice: 80 * time.Millisecond}
+	Moment = Settings{Rounds: 1, Warmup: 2 * time.Millisecond, Slice: 20 * time.Millisecond}
+	Full   = Settings{Rounds: 5, Warmup: 200 * time.Millisecond, Slice: 1200 * time.Millisecond}
+	Short  = Settings{Rounds: 2, Warmup: 20 * time.Millisecond, Slice: 80 * time.Millisecond}
 )
 
 func (s Settings) config(callers int) compare.Config {
