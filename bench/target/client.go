@@ -127,5 +127,5 @@ func (s *Stream) Took() time.Duration { return s.took }
 // Close ends the stream.
 func (s *Stream) Close() {
 	s.cancel()
-	<-s.failed
+	_ = <-s.failed // that it was cancelled
 }
