@@ -92,6 +92,7 @@ func Run(ctx context.Context, site *target.Site, callers int, set Settings, prog
 	w := watch.Start(ctx, p, max(set.Duration/120, 100*time.Millisecond))
 	open.Callers, open.Rate, open.Warmup, open.Duration = callers*connections*100, set.Factor*r.Capacity, 0, set.Duration
 	open.Begin, open.End = r.cores(p)
+	begin := time.Now()
 	r.Overloaded, err = load.Run(ctx, open, newCaller)
 	samples, sampling := w.Stop()
 	r.Samples = samples
@@ -103,7 +104,7 @@ func Run(ctx context.Context, site *target.Site, callers int, set Settings, prog
 	if err := stop(); err != nil {
 		return nil, err
 	}
-	r.Recorded, err = answers.Compare(ctx, site, p)
+	r.Recorded, err = answers.Compare(ctx, site, p, begin)
 	return r, err
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"gonum.org/v1/plot/plotter"
 
+	"github.com/sallyport/sallyport/bench/load"
 	"github.com/sallyport/sallyport/bench/report"
 	"github.com/sallyport/sallyport/bench/watch"
 )
@@ -19,6 +20,7 @@ const (
 	goalP99     = 2.0
 	goalGrowth  = 0.1
 	goalRefused = 0.1
+	goalRate    = 0.75
 	overloaded  = "OVERLOADED"
 )
 
@@ -39,7 +41,7 @@ func (r *Results) checks() []check {
 			fmt.Sprintf("%s to %s: %.2f times", report.Duration(p99), report.Duration(unloaded), ratio), ratio <= goalP99},
 		{"all else is refused as " + overloaded, fmt.Sprintf("%d of %d otherwise: %v", others, r.Overloaded.AllErrors(), r.Overloaded.Errors), others == 0},
 		{fmt.Sprintf("refused within %v, p99", time.Duration(goalRefused*float64(time.Second))), report.Duration(refused), refused.Seconds() <= goalRefused},
-		{"answered at least nine tenths of the capacity", fmt.Sprintf("%.2f of it", r.Overloaded.Rate()/r.Capacity), r.Overloaded.Rate() >= 0.9*r.Capacity},
+		{"answered at least three quarters of the capacity", fmt.Sprintf("%.2f of it", r.Overloaded.Rate()/r.Capacity), r.Overloaded.Rate() >= goalRate*r.Capacity},
 		{"each answered call is on record once", fmt.Sprintf("%d answered, %d missing, %d twice, %d with another code",
 			r.Recorded.Answered, r.Recorded.Missing, r.Recorded.Twice, r.Recorded.Other), r.Recorded.Err() == nil},
 		{fmt.Sprintf("memory grows at most %g %% after the first quarter", 100*goalGrowth), fmt.Sprintf("%s to %s: %+.1f %%",
@@ -91,6 +93,14 @@ tuned, and shares the processor with the client.
 			report.Duration(res.Failed.Quantile(0.5)), report.Duration(res.Failed.Quantile(0.99)), report.Duration(res.Late.Quantile(0.99)))
 	}
 	b.WriteString(t.String())
+	t = report.NewTable("by the server's clock, under overload", "calls", "p50", "p99", "p99.9")
+	for _, row := range []struct {
+		name string
+		*load.Histogram
+	}{{"answered", r.Recorded.Fine}, {"refused", r.Recorded.Refused}} {
+		t.Row(row.name, report.Count(float64(row.Count())), report.Duration(row.Quantile(0.5)), report.Duration(row.Quantile(0.99)), report.Duration(row.Quantile(0.999)))
+	}
+	b.WriteString("\n" + t.String())
 	_, _ = fmt.Fprintf(&b, "\nCapacity: %s calls/s. Under overload the server kept %.2f cores busy and the client %.2f.\nWithout an answer of the server, by kind: %v.\n\n```\n%s```\n\n![Memory](plots/overload.svg)\n",
 		report.Count(r.Capacity), r.ServerCores, r.ClientCores, r.Recorded.Without, r.Recorded.Verified)
 	line := report.Line{Name: "resident memory"}

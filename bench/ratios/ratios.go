@@ -25,11 +25,14 @@ type Settings struct {
 	// are how long one is.
 	Rounds        int
 	Warmup, Slice time.Duration
+	// Most is how many calls are open at once at the most; 0 for as many as a case
+	// wants.
+	Most int
 }
 
 // Full takes some seven minutes, Short half a minute; Moment is for tests.
 var (
-	Moment = Settings{Rounds: 1, Warmup: 2 * time.Millisecond, Slice: 20 * time.Millisecond}
+	Moment = Settings{Rounds: 1, Warmup: 2 * time.Millisecond, Slice: 20 * time.Millisecond, Most: 2}
 	Full   = Settings{Rounds: 5, Warmup: 200 * time.Millisecond, Slice: 1200 * time.Millisecond}
 	Short  = Settings{Rounds: 2, Warmup: 20 * time.Millisecond, Slice: 80 * time.Millisecond}
 )
@@ -117,6 +120,9 @@ func Run(ctx context.Context, site *target.Site, set Settings, library string, p
 
 // compare runs one case.
 func (b *bench) compare(ctx context.Context, c Case, contestants ...compare.Contestant) (Case, error) {
+	if b.Most > 0 {
+		c.Callers = min(c.Callers, b.Most)
+	}
 	cfg := b.config(c.Callers)
 	if c.Rate > 0 {
 		// Enough that a call waits in the server and not for a caller.

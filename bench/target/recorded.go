@@ -76,6 +76,10 @@ type Recorded struct {
 	Missing, Twice, Other int
 	// Without are calls that failed without an id, by kind.
 	Without map[string]int
+	// Fine and Refused are how long calls took by the server's own clock, from their
+	// headers to their record: those that began after a time, by whether their code
+	// is OK.
+	Fine, Refused *load.Histogram
 	// Verified is what `sallyport audit verify` printed.
 	Verified string
 }
@@ -90,15 +94,15 @@ func (r *Recorded) Err() error {
 }
 
 // Compare verifies the log of a server that has ended and holds it against the
-// answers.
-func (a *Answers) Compare(ctx context.Context, s *Site, p *Process) (*Recorded, error) {
+// answers. What began after since is looked at closely.
+func (a *Answers) Compare(ctx context.Context, s *Site, p *Process, since time.Time) (*Recorded, error) {
 	out, err := exec.CommandContext(ctx, s.cfg.Sallyport, "audit", "verify", p.Audit, "--public-key", p.Verifier).CombinedOutput() //nolint:gosec // what is measured
 	if err != nil {
 		return nil, fmt.Errorf("audit verify: %w: %s", err, out)
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	r := &Recorded{Answered: len(a.codes), Without: a.without, Verified: string(out)}
+	r := &Recorded{Answered: len(a.codes), Without: a.without, Verified: string(out), Fine: load.NewHistogram(), Refused: load.NewHistogram()}
 	seen := make(map[string]codes.Code, len(a.codes))
 	for record, err := range (audit.View{Dir: p.Audit}).Records(ctx, 0) {
 		if err != nil {
@@ -110,6 +114,13 @@ func (a *Answers) Compare(ctx context.Context, s *Site, p *Process) (*Recorded, 
 		r.Calls++
 		if _, twice := seen[record.GetCallId()]; twice {
 			r.Twice++
+		}
+		if record.GetTime().AsTime().After(since) {
+			h := r.Fine
+			if codes.Code(record.GetCode()) != codes.OK {
+				h = r.Refused
+			}
+			h.Add(record.GetDuration().AsDuration())
 		}
 		seen[record.GetCallId()] = codes.Code(record.GetCode())
 	}
