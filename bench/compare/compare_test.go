@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,20 +15,20 @@ import (
 
 // contestant answers in d and uses half of that of the processor.
 func contestant(name string, d time.Duration, order *[]string) compare.Contestant {
-	var used time.Duration
+	var used atomic.Int64
 	return compare.Contestant{
 		Name: name,
 		Caller: func(int) (load.Caller, error) {
 			return load.CallerFunc(func(context.Context) error {
 				time.Sleep(d)
-				used += d / 2
+				used.Add(int64(d / 2))
 				if n := len(*order); n == 0 || (*order)[n-1] != name {
 					*order = append(*order, name)
 				}
 				return nil
 			}), nil
 		},
-		CPU: func() (time.Duration, error) { return used, nil },
+		CPU: func() (time.Duration, error) { return time.Duration(used.Load()), nil },
 	}
 }
 

@@ -50,7 +50,7 @@ type Stream struct {
 	stream grpc.ClientStream
 	cancel context.CancelFunc
 	places chan struct{}
-	failed chan error // has the error of the goroutine that sends
+	ended  chan struct{} // closed when nothing sends any more
 	// sent is when the batches left that are on their way, each at the place of its
 	// sequence; results come in that order.
 	sent  []atomic.Int64
@@ -83,28 +83,30 @@ func OpenStream(ctx context.Context, conn *grpc.ClientConn, open, inputs []byte,
 		return nil, fmt.Errorf("open a stream: %w", err)
 	}
 	s := &Stream{
-		stream: stream, cancel: cancel, places: make(chan struct{}, window), failed: make(chan error, 1),
+		stream: stream, cancel: cancel, places: make(chan struct{}, window), ended: make(chan struct{}),
 		sent: make([]atomic.Int64, window), begin: time.Now(), next: 1,
 	}
 	for range window {
 		s.places <- struct{}{}
 	}
-	go func() { s.failed <- s.send(ctx, inputs) }()
+	go s.send(ctx, inputs)
 	return s, nil
 }
 
 // send sends a batch for each place in the window. It has a goroutine of its own:
-// where both sides wait for the other to read, both would wait for ever.
-func (s *Stream) send(ctx context.Context, inputs []byte) error {
+// where both sides wait for the other to read, both would wait for ever. Why a
+// stream ended is what receiving tells.
+func (s *Stream) send(ctx context.Context, inputs []byte) {
+	defer close(s.ended)
 	for sequence := uint64(1); ; sequence++ {
 		select {
 		case <-s.places:
 		case <-ctx.Done():
-			return ctx.Err()
+			return
 		}
 		s.sent[sequence%uint64(len(s.sent))].Store(int64(time.Since(s.begin)))
 		if err := s.stream.SendMsg(numbered(inputs, sequence)); err != nil {
-			return err
+			return
 		}
 	}
 }
@@ -127,5 +129,5 @@ func (s *Stream) Took() time.Duration { return s.took }
 // Close ends the stream.
 func (s *Stream) Close() {
 	s.cancel()
-	_ = <-s.failed // that it was cancelled
+	<-s.ended
 }
