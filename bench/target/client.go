@@ -31,12 +31,17 @@ const deadline = 30 * time.Second
 // and again. What comes back is not deserialized: it is the server that is
 // measured.
 func Unary(conn *grpc.ClientConn, request []byte, opts ...grpc.CallOption) load.Caller {
+	return UnaryOf(conn, inferencev1.PredictionService_Predict_FullMethodName, request, opts...)
+}
+
+// UnaryOf is Unary for any method.
+func UnaryOf(conn *grpc.ClientConn, method string, request []byte, opts ...grpc.CallOption) load.Caller {
 	opts = append([]grpc.CallOption{grpc.ForceCodecV2(codec{})}, opts...)
 	return load.CallerFunc(func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, deadline)
 		defer cancel()
 		var answer reply
-		err := conn.Invoke(ctx, inferencev1.PredictionService_Predict_FullMethodName, message{request}, &answer, opts...)
+		err := conn.Invoke(ctx, method, message{request}, &answer, opts...)
 		if err == nil && answer.size == 0 {
 			return errors.New("an empty answer")
 		}

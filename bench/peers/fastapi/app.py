@@ -9,6 +9,7 @@ from typing import Annotated
 import numpy as np
 import peer
 from fastapi import Depends, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.security import APIKeyHeader
 from pydantic import BaseModel, Field, FiniteFloat
@@ -40,6 +41,12 @@ app.add_exception_handler(RateLimitExceeded, _rate_limit_exceeded_handler)
 async def refused(request: Request, refusal: peer.Refused):
     peer.log_call("-", request.url.path, 0, refusal.status, 0)
     return JSONResponse({"reason": refusal.reason}, refusal.status)
+
+
+@app.exception_handler(RequestValidationError)
+async def invalid(request: Request, error: RequestValidationError):
+    # FastAPI's own would repeat the input, and fail on NaN.
+    return await refused(request, peer.Refused(422, "BODY"))
 
 
 async def caller(key: Annotated[str | None, Depends(APIKeyHeader(name="X-API-Key", auto_error=False))]):

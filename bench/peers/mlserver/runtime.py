@@ -2,18 +2,14 @@
 MLServer asks nobody who calls: the key comes to the runtime as a header of the
 call, which it checks, and counts, before anything is decoded."""
 
-import os
-import sys
 import time
 
-sys.path.insert(0, os.environ["PEER_PYTHON"])
-
-import peer  # noqa: E402
-from limits import parse, storage, strategies  # noqa: E402
-from mlserver import MLModel  # noqa: E402
-from mlserver.codecs import NumpyCodec  # noqa: E402
-from mlserver.errors import MLServerError  # noqa: E402
-from mlserver.types import InferenceRequest, InferenceResponse  # noqa: E402
+import peer
+from limits import parse, storage, strategies
+from mlserver import MLModel
+from mlserver.codecs import NumpyCodec
+from mlserver.errors import MLServerError
+from mlserver.types import InferenceRequest, InferenceResponse
 
 
 class ONNXRuntime(MLModel):

@@ -27,11 +27,11 @@ const ModelHeader = "x-model"
 
 // maxMessageBytes takes a batch of 4,096 rows, as sallyport does unless it is
 // configured; that of grpc-go would do as well.
-const maxMessageBytes = 4 << 20
+const maxMessageBytes = 8 << 20
 
-// Serve serves the models at an address of loopback until ctx ends. ready is told
-// the address once calls are answered.
-func Serve(ctx context.Context, library, address string, models map[string]contract.Model, ready func(address string)) (err error) {
+// Serve serves the models on a port of the system's choice until ctx ends. ready is
+// told the address once calls are answered.
+func Serve(ctx context.Context, library string, models map[string]contract.Model, ready func(address string)) (err error) {
 	closeLibrary, err := engine.Open(library)
 	if err != nil {
 		return err
@@ -52,7 +52,7 @@ func Serve(ctx context.Context, library, address string, models map[string]contr
 	}
 	server := grpc.NewServer(grpc.MaxRecvMsgSize(maxMessageBytes))
 	inferencev1.RegisterPredictionServiceServer(server, s)
-	lis, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
+	lis, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
 	}
