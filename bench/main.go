@@ -31,6 +31,6 @@ func newRoot() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(newRun(), newBare())
+	root.AddCommand(newRun(), newPeers(), newGrow(), newOverload(), newSoak(), newBare(), newModelServer())
 	return root
 }

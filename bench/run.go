@@ -20,10 +20,11 @@ func newRun() *cobra.Command {
 Writes RESULTS.md and its plots. Run it on a machine that does nothing else.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
-			set, inProcess := ratios.Full, ""
-			if flags.short {
-				set = ratios.Short
+			set, err := settings(&flags, ratios.Full, ratios.Short, ratios.Moment)
+			if err != nil {
+				return err
 			}
+			inProcess := ""
 			if gates != "" {
 				if inProcess, err = readGates(gates); err != nil {
 					return err

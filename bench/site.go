@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -13,9 +14,7 @@ import (
 
 // siteFlags are the flags of all that measure.
 type siteFlags struct {
-	sallyport, library, out, root string
-
-	short bool
+	sallyport, library, out, root, length string
 }
 
 func (f *siteFlags) add(cmd *cobra.Command) {
@@ -23,7 +22,36 @@ func (f *siteFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.library, "library", "bin/libonnxruntime.so", "ONNX Runtime's library")
 	cmd.Flags().StringVar(&f.root, "root", ".", "the repository, for its commit")
 	cmd.Flags().StringVar(&f.out, "out", "bench", "directory to write results to")
-	cmd.Flags().BoolVar(&f.short, "short", false, "measure for a moment only, to see that everything works")
+	cmd.Flags().StringVar(&f.length, "length", lengthFull, "full; short, to see in half a minute that everything works; moment, which tests do")
+}
+
+// How long is measured. Only full is judged.
+const (
+	lengthFull   = "full"
+	lengthShort  = "short"
+	lengthMoment = "moment"
+)
+
+// settings picks those of the length.
+func settings[T any](f *siteFlags, full, short, moment T) (T, error) {
+	switch f.length {
+	case lengthFull:
+		return full, nil
+	case lengthShort:
+		return short, nil
+	case lengthMoment:
+		return moment, nil
+	}
+	return full, fmt.Errorf("--length %s: must be %s, %s or %s", f.length, lengthFull, lengthShort, lengthMoment)
+}
+
+// judged is what a measurement found wrong, unless it was too short to tell.
+func (f *siteFlags) judged(cmd *cobra.Command, found error) error {
+	if found != nil && f.length != lengthFull {
+		_, _ = fmt.Fprintf(cmd.ErrOrStderr(), "too short to tell: %v\n", found)
+		return nil
+	}
+	return found
 }
 
 // at does something at a site with so many callers.

@@ -124,8 +124,14 @@ func (s Slice) CPUPerCall() time.Duration {
 // Spread is a figure of several rounds.
 type Spread struct{ Median, Min, Max float64 }
 
-// String is the median and, in brackets, how far the rounds were apart.
-func (s Spread) String() string { return fmt.Sprintf("%.2f (%.2f–%.2f)", s.Median, s.Min, s.Max) }
+// String is the median and, in brackets, how far the rounds were apart; a dash if
+// too little was measured.
+func (s Spread) String() string {
+	if math.IsNaN(s.Median) || math.IsInf(s.Max, 0) {
+		return "–"
+	}
+	return fmt.Sprintf("%.2f (%.2f–%.2f)", s.Median, s.Min, s.Max)
+}
 
 // Ratio is what a figure of b is to that of a, round by round.
 func Ratio(a, b *Measured, figure func(Slice) float64) Spread {

@@ -43,7 +43,7 @@ func (r *Result) Kinds() []string { return slices.Sorted(maps.Keys(r.Errors)) }
 // Add adds the calls of another run.
 func (r *Result) Add(other *Result) {
 	if r.Errors == nil {
-		r.Errors, r.Latency, r.Failed, r.Late = map[string]int64{}, newHistogram(), newHistogram(), newHistogram()
+		r.Errors, r.Latency, r.Failed, r.Late = map[string]int64{}, NewHistogram(), NewHistogram(), NewHistogram()
 	}
 	r.Calls += other.Calls
 	for kind, n := range other.Errors {
@@ -59,11 +59,13 @@ func (r *Result) Add(other *Result) {
 // ten minutes.
 type Histogram struct{ h *hdrhistogram.Histogram }
 
-func newHistogram() *Histogram {
+// NewHistogram is an empty one. It is not safe for concurrent use.
+func NewHistogram() *Histogram {
 	return &Histogram{hdrhistogram.New(1, (10 * time.Minute).Microseconds(), 2)}
 }
 
-func (h *Histogram) add(d time.Duration) {
+// Add adds a time.
+func (h *Histogram) Add(d time.Duration) {
 	// What is out of range counts as its end.
 	_ = h.h.RecordValue(min(max(d.Microseconds(), 1), (10 * time.Minute).Microseconds()))
 }
@@ -93,7 +95,7 @@ func newShards(callers int) []shard {
 	shards := make([]shard, min(callers, maxShards))
 	for i := range shards {
 		shards[i].result = Result{
-			Errors: map[string]int64{}, Latency: newHistogram(), Failed: newHistogram(), Late: newHistogram(),
+			Errors: map[string]int64{}, Latency: NewHistogram(), Failed: NewHistogram(), Late: NewHistogram(),
 		}
 	}
 	return shards
@@ -102,14 +104,14 @@ func newShards(callers int) []shard {
 func (s *shard) add(latency, late time.Duration, err error, kind func(error) string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.result.Late.add(late)
+	s.result.Late.Add(late)
 	if err != nil {
 		s.result.Errors[kind(err)]++
-		s.result.Failed.add(latency)
+		s.result.Failed.Add(latency)
 		return
 	}
 	s.result.Calls++
-	s.result.Latency.add(latency)
+	s.result.Latency.Add(latency)
 }
 
 func merge(shards []shard, elapsed time.Duration) *Result {

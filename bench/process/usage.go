@@ -31,6 +31,9 @@ type Usage struct {
 // Usage reads what the process and its children have taken.
 func (p *Process) Usage() (Usage, error) { return Read(p.PID()) }
 
+// Self reads what this process has taken, without its children.
+func Self() (Usage, error) { return readOne(os.Getpid()) }
+
 // Read reads what any process and its children have taken.
 func Read(pid int) (Usage, error) {
 	sum, err := readOne(pid)

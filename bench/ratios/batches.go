@@ -3,7 +3,6 @@ package ratios
 import (
 	"context"
 	"errors"
-	"os"
 	"path/filepath"
 	"runtime"
 	"time"
@@ -82,7 +81,7 @@ func alone(path string, r *target.Request) (_ compare.Contestant, end func() err
 			Name:   "ONNX Runtime alone",
 			Caller: func(int) (load.Caller, error) { return run, nil },
 			CPU: func() (time.Duration, error) {
-				u, err := process.Read(os.Getpid())
+				u, err := process.Self()
 				return u.CPU, err
 			},
 		}, func() error {

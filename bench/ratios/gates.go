@@ -2,15 +2,10 @@ package ratios
 
 import (
 	"context"
-	"os"
 
 	"github.com/sallyport/sallyport/bench/compare"
 	"github.com/sallyport/sallyport/bench/target"
 )
-
-// memory is a file system in memory, where there is one: a log there costs what
-// the log costs, without the disk.
-const memory = "/dev/shm"
 
 // gates compares what the durability of records costs, and a policy, as far as
 // the server can be told to do less. It cannot be told to leave a gate out: for
@@ -32,11 +27,8 @@ func (b *bench) gates(ctx context.Context, start func(*target.Process, error) (*
 		contestants = append(contestants, b.calls(name, p, r))
 		return nil
 	}
-	if dir, err := os.MkdirTemp(memory, "bench"); err == nil {
-		b.remove = append(b.remove, dir)
-		if err := add("records REQUIRED in memory", target.Sallyport{AuditDir: dir + "/audit"}); err != nil {
-			return nil, err
-		}
+	if b.inMemory != nil {
+		contestants = append(contestants, b.calls("records REQUIRED in memory", b.inMemory, r))
 	}
 	for _, other := range []struct {
 		name string

@@ -25,12 +25,16 @@ type Settings struct {
 	// are how long one is.
 	Rounds        int
 	Warmup, Slice time.Duration
+	// Most is how many calls are open at once at the most; 0 for as many as a case
+	// wants.
+	Most int
 }
 
-// Full takes some seven minutes, Short half a minute.
+// Full takes some seven minutes, Short half a minute; Moment is for tests.
 var (
-	Full  = Settings{Rounds: 5, Warmup: 200 * time.Millisecond, Slice: 1200 * time.Millisecond}
-	Short = Settings{Rounds: 2, Warmup: 20 * time.Millisecond, Slice: 80 * time.Millisecond}
+	Moment = Settings{Rounds: 1, Warmup: 2 * time.Millisecond, Slice: 20 * time.Millisecond, Most: 2}
+	Full   = Settings{Rounds: 5, Warmup: 200 * time.Millisecond, Slice: time.Second}
+	Short  = Settings{Rounds: 2, Warmup: 20 * time.Millisecond, Slice: 80 * time.Millisecond}
 )
 
 func (s Settings) config(callers int) compare.Config {
@@ -60,9 +64,12 @@ type bench struct {
 	Settings
 	site            *target.Site
 	bare, sallyport *target.Process
-	progress        io.Writer
-	conns           map[*target.Process]*grpc.ClientConn
-	remove          []string // directories, once no server runs
+	// inMemory is sallyport whose log is on a file system in memory; nil where there
+	// is none. What it is better by is the disk's.
+	inMemory *target.Process
+	progress io.Writer
+	conns    map[*target.Process]*grpc.ClientConn
+	remove   []string // directories, once no server runs
 }
 
 // Run measures in the site, whose processor both servers and the client share.
@@ -95,6 +102,12 @@ func Run(ctx context.Context, site *target.Site, set Settings, library string, p
 	if b.sallyport, err = start(site.StartSallyport(ctx, target.Sallyport{})); err != nil {
 		return nil, err
 	}
+	if dir, err := os.MkdirTemp(memory, "bench"); err == nil {
+		b.remove = append(b.remove, dir)
+		if b.inMemory, err = start(site.StartSallyport(ctx, target.Sallyport{AuditDir: dir + "/audit"})); err != nil {
+			return nil, err
+		}
+	}
 
 	r := &Results{Settings: set}
 	for _, step := range []struct {
@@ -116,6 +129,9 @@ func Run(ctx context.Context, site *target.Site, set Settings, library string, p
 
 // compare runs one case.
 func (b *bench) compare(ctx context.Context, c Case, contestants ...compare.Contestant) (Case, error) {
+	if b.Most > 0 {
+		c.Callers = min(c.Callers, b.Most)
+	}
 	cfg := b.config(c.Callers)
 	if c.Rate > 0 {
 		// Enough that a call waits in the server and not for a caller.
@@ -163,7 +179,12 @@ func cpu(p *target.Process) func() (time.Duration, error) {
 	}
 }
 
+// memory is a file system in memory, where there is one: a log there costs what
+// the log costs, without the disk.
+const memory = "/dev/shm"
+
 const (
+	nameInMemory  = "Sallyport, log in memory"
 	nameBare      = "bare"
 	nameSallyport = "Sallyport"
 )

@@ -9,17 +9,22 @@ import (
 
 func micro(v float64) string { return report.Count(v * 1e6) }
 
-// pairs is a table of cases of two contestants.
+// pairs is a table of cases of two contestants, and of a third whose log is in
+// memory.
 func pairs(cases []Case, what string) string {
-	t := report.NewTable("", "at once", "bare "+what+"/s", "Sallyport "+what+"/s", "throughput, of bare",
+	t := report.NewTable("", "at once", "bare "+what+"/s", "Sallyport "+what+"/s", "throughput, of bare", "log in memory, of bare",
 		"p50 µs, bare", "p50 µs", "p99 µs, bare", "p99 µs", "p99, of bare", "p99.9 µs, bare", "p99.9 µs", "server CPU µs, bare", "server CPU µs", "CPU, of bare")
 	for i := range cases {
 		c := &cases[i]
 		bare, ours := &c.Measured[0], &c.Measured[1]
 		a, b := bare.Total(), ours.Total()
+		inMemory := ""
+		if len(c.Measured) > 2 {
+			inMemory = compare.Ratio(bare, &c.Measured[2], compare.Throughput).String()
+		}
 		row := []string{
 			fmt.Sprintf("%s (%s)", c.Name, report.Bytes(float64(c.Bytes))), fmt.Sprint(c.Callers),
-			report.Count(a.Rate()), report.Count(b.Rate()), compare.Ratio(bare, ours, compare.Throughput).String(),
+			report.Count(a.Rate()), report.Count(b.Rate()), compare.Ratio(bare, ours, compare.Throughput).String(), inMemory,
 		}
 		for _, q := range []float64{0.5, 0.99, 0.999} {
 			row = append(row, quantile(a, q), quantile(b, q))

@@ -26,8 +26,11 @@ func (b *bench) unary(ctx context.Context) (cases []Case, _ error) {
 			return nil, err
 		}
 		for _, callers := range []int{1, 16, 64} {
-			c, err := b.compare(ctx, Case{Name: "unary, " + size.name, Rows: size.rows, Bytes: len(r.Unary), Callers: callers},
-				b.calls(nameBare, b.bare, r), b.calls(nameSallyport, b.sallyport, r))
+			contestants := []compare.Contestant{b.calls(nameBare, b.bare, r), b.calls(nameSallyport, b.sallyport, r)}
+			if b.inMemory != nil {
+				contestants = append(contestants, b.calls(nameInMemory, b.inMemory, r))
+			}
+			c, err := b.compare(ctx, Case{Name: "unary, " + size.name, Rows: size.rows, Bytes: len(r.Unary), Callers: callers}, contestants...)
 			if err != nil {
 				return nil, err
 			}
@@ -85,5 +88,5 @@ func (b *bench) compareStreams(ctx context.Context, r *target.Request, c Case) (
 	defer end()
 	sallyport, end := b.open(ctx, nameSallyport, b.sallyport, r)
 	defer end()
-	return b.compare(ctx, c, []compare.Contestant{bare, sallyport}...)
+	return b.compare(ctx, c, bare, sallyport)
 }

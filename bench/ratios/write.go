@@ -50,6 +50,7 @@ func (r *Results) Write(dir string, machine *report.Machine, inProcess string) e
 	b.WriteString("## Machine\n\n" + machine.Markdown())
 
 	_, _ = fmt.Fprintf(&b, "\n## Unary calls\n\nGoal: %.2g of the throughput, p99 at most %.2g times.\n\n", goalUnary, goalP99)
+	b.WriteString("A call waits until its record is on disk, with others that wait: one at a time waits\nfor a whole fsync. What is better with the log in memory is the disk's part.\n\n")
 	b.WriteString(pairs(r.Unary, "calls"))
 	b.WriteString("\n![Throughput of unary calls](plots/unary.svg)\n")
 	b.WriteString("\n## Latency at a fixed rate\n\nBoth get calls of one row at the same times, whatever they answer; a latency counts\nfrom the time at which the call was to start.\n\n")

@@ -31,12 +31,17 @@ const deadline = 30 * time.Second
 // and again. What comes back is not deserialized: it is the server that is
 // measured.
 func Unary(conn *grpc.ClientConn, request []byte, opts ...grpc.CallOption) load.Caller {
+	return UnaryOf(conn, inferencev1.PredictionService_Predict_FullMethodName, request, opts...)
+}
+
+// UnaryOf is Unary for any method.
+func UnaryOf(conn *grpc.ClientConn, method string, request []byte, opts ...grpc.CallOption) load.Caller {
 	opts = append([]grpc.CallOption{grpc.ForceCodecV2(codec{})}, opts...)
 	return load.CallerFunc(func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, deadline)
 		defer cancel()
 		var answer reply
-		err := conn.Invoke(ctx, inferencev1.PredictionService_Predict_FullMethodName, message{request}, &answer, opts...)
+		err := conn.Invoke(ctx, method, message{request}, &answer, opts...)
 		if err == nil && answer.size == 0 {
 			return errors.New("an empty answer")
 		}
@@ -50,7 +55,7 @@ type Stream struct {
 	stream grpc.ClientStream
 	cancel context.CancelFunc
 	places chan struct{}
-	failed chan error // has the error of the goroutine that sends
+	ended  chan struct{} // closed when nothing sends any more
 	// sent is when the batches left that are on their way, each at the place of its
 	// sequence; results come in that order.
 	sent  []atomic.Int64
@@ -64,7 +69,7 @@ var _ load.Timer = (*Stream)(nil)
 // OpenStream opens a stream with the open message and sends the inputs of a batch,
 // serialized beforehand, again and again; window is how many batches are on their
 // way. Close it.
-func OpenStream(ctx context.Context, conn *grpc.ClientConn, open, inputs []byte, window int) (_ *Stream, err error) {
+func OpenStream(ctx context.Context, conn *grpc.ClientConn, open, inputs []byte, window int, opts ...grpc.CallOption) (_ *Stream, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer func() {
 		if err != nil {
@@ -72,7 +77,7 @@ func OpenStream(ctx context.Context, conn *grpc.ClientConn, open, inputs []byte,
 		}
 	}()
 	stream, err := conn.NewStream(ctx, &inferencev1.PredictionService_ServiceDesc.Streams[0],
-		inferencev1.PredictionService_PredictStream_FullMethodName, grpc.ForceCodecV2(codec{}))
+		inferencev1.PredictionService_PredictStream_FullMethodName, append(opts, grpc.ForceCodecV2(codec{}))...)
 	if err != nil {
 		return nil, err
 	}
@@ -83,28 +88,30 @@ func OpenStream(ctx context.Context, conn *grpc.ClientConn, open, inputs []byte,
 		return nil, fmt.Errorf("open a stream: %w", err)
 	}
 	s := &Stream{
-		stream: stream, cancel: cancel, places: make(chan struct{}, window), failed: make(chan error, 1),
+		stream: stream, cancel: cancel, places: make(chan struct{}, window), ended: make(chan struct{}),
 		sent: make([]atomic.Int64, window), begin: time.Now(), next: 1,
 	}
 	for range window {
 		s.places <- struct{}{}
 	}
-	go func() { s.failed <- s.send(ctx, inputs) }()
+	go s.send(ctx, inputs)
 	return s, nil
 }
 
 // send sends a batch for each place in the window. It has a goroutine of its own:
-// where both sides wait for the other to read, both would wait for ever.
-func (s *Stream) send(ctx context.Context, inputs []byte) error {
+// where both sides wait for the other to read, both would wait for ever. Why a
+// stream ended is what receiving tells.
+func (s *Stream) send(ctx context.Context, inputs []byte) {
+	defer close(s.ended)
 	for sequence := uint64(1); ; sequence++ {
 		select {
 		case <-s.places:
 		case <-ctx.Done():
-			return ctx.Err()
+			return
 		}
 		s.sent[sequence%uint64(len(s.sent))].Store(int64(time.Since(s.begin)))
 		if err := s.stream.SendMsg(numbered(inputs, sequence)); err != nil {
-			return err
+			return
 		}
 	}
 }
@@ -127,5 +134,5 @@ func (s *Stream) Took() time.Duration { return s.took }
 // Close ends the stream.
 func (s *Stream) Close() {
 	s.cancel()
-	<-s.failed
+	<-s.ended
 }

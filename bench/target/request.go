@@ -71,6 +71,9 @@ func NewRequest(model string, rows int) (*Request, error) {
 	return requestOf(model, rows, map[string]*inferencev1.Tensor{name: t})
 }
 
+// To is the same request of another model.
+func (r *Request) To(model string) (*Request, error) { return requestOf(model, r.Rows, r.Inputs) }
+
 func requestOf(model string, rows int, inputs map[string]*inferencev1.Tensor) (*Request, error) {
 	r := &Request{Model: model, Rows: rows, Inputs: inputs}
 	var outputs []string
