@@ -66,7 +66,7 @@ func compare(t *testing.T, v *model.Version, data, vectors [][]string) {
 	if n, err := v.Contract.Check(inputs, nil); err != nil || n != int64(len(rows)) {
 		t.Fatalf("%d rows, error %v", n, err)
 	}
-	outputs, err := v.Runner.Run(t.Context(), "", inputs, nil)
+	outputs, err := v.Runner.Run(t.Context(), inputs, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -100,7 +100,6 @@ type Call struct {
 	rowsReceived int64
 	rowsRun      int64
 	modelTime    time.Duration
-	waited       time.Duration     // for turns, not yet taken off modelTime
 	reserved     quota.Reservation // rows taken and not yet run
 	sentSettled  uint64            // bytes sent that the budgets have counted
 	refused      map[string]uint64
@@ -199,24 +198,14 @@ func (c *Call) Resolved(name string, version int64, digest string) {
 	c.modelName, c.modelVersion, c.modelDigest = name, version, digest
 }
 
-// Ran reports that a model ran, or began to run, over rows for d: they are paid
-// for.
+// Ran reports that a model ran, or began to run, over rows: they are paid for, and so
+// is d, the time for which it ran, waiting not included.
 func (c *Call) Ran(rows int64, d time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.rowsRun += rows
-	d = max(0, d-c.waited)
-	c.waited = 0
 	c.modelTime += d
 	c.reserved.Spend(rows, d)
-}
-
-// Waited reports that a run of the call has waited for its turn for d, which is part of
-// what Ran is told and not the model's time.
-func (c *Call) Waited(d time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.waited += d
 }
 
 // NotRun gives rows of a message that will not run back to the caller's quota.

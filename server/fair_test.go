@@ -51,7 +51,7 @@ func compete(t *testing.T, concurrency int, together bool, open int, length time
 		}
 	}()
 	dial := func(path string) inferencev1.PredictionServiceClient {
-		client, hangUp := f.dial(t, identitytest.NewSource(f.ca.SVID(t, path), f.ca.Bundle()))
+		client, hangUp := f.dial(t, identitytest.NewSource(f.ca.SVID(t, path), f.ca.Bundle()), rounds(shortRun))
 		hangUps = append(hangUps, hangUp)
 		return client
 	}

@@ -20,7 +20,10 @@ type Metrics struct {
 	duration   *prometheus.HistogramVec
 	gates      prometheus.Histogram
 	model      *prometheus.HistogramVec
-	waits      prometheus.Histogram
+	waits      *prometheus.HistogramVec
+	merged     *prometheus.HistogramVec
+	mergedRows *prometheus.HistogramVec
+	unmerged   *prometheus.CounterVec
 	handshakes prometheus.Counter
 	revoked    prometheus.Counter
 	rechecked  prometheus.Counter
@@ -85,13 +88,24 @@ func NewMetrics(src Sources) *Metrics {
 			Buckets: fast,
 		}),
 		model: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "sallyport_model_duration_seconds", Help: "Time that a call's model ran, waiting for its turn included.",
+			Name: "sallyport_model_duration_seconds", Help: "Time that a call's model ran; of runs of merged requests its part by rows.",
 			Buckets: fast,
 		}, []string{"model"}),
-		waits: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name: "sallyport_run_wait_seconds", Help: "How long runs waited for their turn that had to wait.",
+		waits: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "sallyport_run_wait_seconds", Help: "How long requests waited for their run that had to wait.",
 			Buckets: fast,
-		}),
+		}, []string{"model"}),
+		merged: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "sallyport_batch_requests", Help: "Requests in a run of merged ones.",
+			Buckets: prometheus.ExponentialBuckets(2, 2, 8),
+		}, []string{"model"}),
+		mergedRows: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "sallyport_batch_rows", Help: "Rows in a run of merged requests.",
+			Buckets: prometheus.ExponentialBuckets(2, 2, 13),
+		}, []string{"model"}),
+		unmerged: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "sallyport_batch_failures_total", Help: "Runs of merged requests that failed, so that each was run by itself.",
+		}, []string{"model"}),
 		handshakes: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "sallyport_handshakes_refused_total", Help: "Connections refused in the TLS handshake.",
 		}),
@@ -113,7 +127,7 @@ func NewMetrics(src Sources) *Metrics {
 	}
 	m.registry.MustRegister(
 		newQuotaUse(src.QuotaUses),
-		m.calls, m.rows, m.duration, m.gates, m.model, m.waits, m.handshakes, m.revoked, m.rechecked, m.shadow,
+		m.calls, m.rows, m.duration, m.gates, m.model, m.waits, m.merged, m.mergedRows, m.unmerged, m.handshakes, m.revoked, m.rechecked, m.shadow,
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		gauge("sallyport_svid_expiry_timestamp_seconds", "When the server's own X.509-SVID ends.",
@@ -198,8 +212,19 @@ func (m *Metrics) ConnectionsRevoked(n int) { m.revoked.Add(float64(n)) }
 // user.
 func (m *Metrics) CallsRevoked(n int) { m.rechecked.Add(float64(n)) }
 
-// RunWaited is told of a run that had to wait for its turn.
-func (m *Metrics) RunWaited(d time.Duration) { m.waits.Observe(d.Seconds()) }
+// RunWaited is told of a request that had to wait for its run.
+func (m *Metrics) RunWaited(model string, d time.Duration) {
+	m.waits.WithLabelValues(model).Observe(d.Seconds())
+}
+
+// RunMerged is told of a run of merged requests, and whether it failed.
+func (m *Metrics) RunMerged(model string, requests int, rows int64, err error) {
+	m.merged.WithLabelValues(model).Observe(float64(requests))
+	m.mergedRows.WithLabelValues(model).Observe(float64(rows))
+	if err != nil {
+		m.unmerged.WithLabelValues(model).Inc()
+	}
+}
 
 // HandshakeRefused counts one refused connection.
 func (m *Metrics) HandshakeRefused() { m.handshakes.Inc() }

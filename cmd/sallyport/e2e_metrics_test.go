@@ -65,7 +65,6 @@ func TestMetrics(t *testing.T) {
 		{"sallyport_audit_failures_total", nil, 0},
 		{"sallyport_audit_queue", nil, 0},
 		{"sallyport_runs_waiting", nil, 0},
-		{"sallyport_run_wait_seconds", nil, 0},
 	} {
 		eventually(t, func() error {
 			m := s.metrics(t)

@@ -285,7 +285,7 @@ func (p *process) sources() server.Sources {
 		PolicyGeneration: func() uint64 { return p.policy.Load().Generation() },
 		PolicyStale:      func() bool { return p.policy.LastError() != nil },
 		Connections:      func() int { return p.creds.Connections() },
-		RunsWaiting:      func() int { return p.runtime.Waiting() },
+		RunsWaiting:      func() int { return p.runs.Waiting() },
 		IssuersUnusable:  func() int { return len(p.unusableIssuers()) },
 		ShadowGeneration: p.shadowGeneration,
 		ShadowStale:      func() bool { return p.shadow != nil && p.shadow.LastError() != nil },

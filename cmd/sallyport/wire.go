@@ -24,6 +24,7 @@ import (
 	"github.com/sallyport/sallyport/interceptors/quota"
 	"github.com/sallyport/sallyport/interceptors/quota/redisstore"
 	"github.com/sallyport/sallyport/server"
+	"github.com/sallyport/sallyport/server/batch"
 	"github.com/sallyport/sallyport/server/inference"
 	"github.com/sallyport/sallyport/server/model"
 	"github.com/sallyport/sallyport/server/onnx"
@@ -40,6 +41,7 @@ type process struct {
 	audit   *audit.Log
 	witness *audit.Witness // nil if there is none
 	runtime *onnx.Runtime
+	runs    *batch.Scheduler
 	models  *model.Repository
 	limiter *quota.Limiter
 	// quotaStore is what replicas share their quotas in; nil if this one is alone.
@@ -114,16 +116,19 @@ func assemble(ctx context.Context, cfg *configv1.Server, log *slog.Logger) (_ *p
 		return nil, usage(err)
 	}
 	if p.runtime, err = onnx.Open(onnx.Config{
-		Library:     library,
-		Threads:     int(cfg.GetRuntime().GetThreads()),
+		Library: library,
+		Threads: int(cfg.GetRuntime().GetThreads()),
+	}); err != nil {
+		return nil, usage(err)
+	}
+	if p.runs, err = batch.New(batch.Config{
 		Concurrency: int(cfg.GetRuntime().GetConcurrency()),
 		Queue:       int(cfg.GetRuntime().GetQueue()),
+		MaxDelay:    duration(cfg.GetRuntime().GetMaxQueueDelay(), 0),
 		// Nothing runs before there are metrics.
-		Waited: func(ctx context.Context, d time.Duration) {
-			p.metrics.RunWaited(d)
-			if call := interceptors.CallFromContext(ctx); call != nil {
-				call.Waited(d)
-			}
+		Waited: func(_ context.Context, model string, d time.Duration) { p.metrics.RunWaited(model, d) },
+		Merged: func(model string, requests int, rows int64, err error) {
+			p.metrics.RunMerged(model, requests, rows, err)
 		},
 	}); err != nil {
 		return nil, usage(err)
@@ -166,6 +171,7 @@ func assemble(ctx context.Context, cfg *configv1.Server, log *slog.Logger) (_ *p
 	callLimit := duration(bounds.GetMaxCallDuration(), 30*time.Second)
 	service, err := inference.New(inference.Config{
 		Models:       p.models,
+		Scheduler:    p.runs,
 		Window:       cmp.Or(int(bounds.GetStreamWindow()), 8),
 		BatchTimeout: callLimit,
 	})

@@ -43,7 +43,7 @@ func (s bare) PredictStream(stream inferencev1.PredictionService_PredictStreamSe
 		for name, t := range in.GetBatch().GetInputs() {
 			inputs[name] = &model.Tensor{DType: model.Float32, Shape: t.GetShape(), Data: t.GetRaw()}
 		}
-		got, err := s.model.Runner.Run(stream.Context(), "", inputs, nil)
+		got, err := s.model.Runner.Run(stream.Context(), inputs, nil)
 		if err != nil {
 			return err
 		}

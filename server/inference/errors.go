@@ -8,17 +8,23 @@ import (
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 
 	"github.com/sallyport/sallyport/interceptors"
+	batching "github.com/sallyport/sallyport/server/batch"
 	"github.com/sallyport/sallyport/server/model"
 )
 
-// retryOverloaded is how long a caller is asked to wait when too many calls
-// wait for models: long enough for a queue to move, short enough to be used.
-const retryOverloaded = 100 * time.Millisecond
+// How long a caller is asked to wait when too much waits for models: as long as the
+// wait would have been, but long enough for a queue to move and short enough to be
+// used.
+const (
+	minRetryOverloaded = 100 * time.Millisecond
+	maxRetryOverloaded = 30 * time.Second
+)
 
 // refusal is the table from errors of the domain to what the caller gets.
 // Errors that it does not know pass and become INTERNAL at the chain.
 func refusal(err error) error {
 	var violated *model.ContractError
+	var overloaded *batching.OverloadedError
 	switch {
 	case err == nil:
 		return nil
@@ -26,8 +32,11 @@ func refusal(err error) error {
 		return &interceptors.Refusal{Reason: interceptors.ModelNotFound, Cause: err}
 	case errors.Is(err, model.ErrNotReady):
 		return &interceptors.Refusal{Reason: interceptors.ModelNotReady, Cause: err}
-	case errors.Is(err, model.ErrOverloaded):
-		return &interceptors.Refusal{Reason: interceptors.Overloaded, Cause: err, RetryAfter: retryOverloaded}
+	case errors.As(err, &overloaded):
+		return &interceptors.Refusal{
+			Reason: interceptors.Overloaded, Cause: err,
+			RetryAfter: min(max(overloaded.Wait, minRetryOverloaded), maxRetryOverloaded),
+		}
 	case errors.Is(err, model.ErrInvalidInput):
 		// The error's text can hold values of the inputs, which are not recorded.
 		return interceptors.Refuse(interceptors.ContractViolated, "the graph cannot run on these inputs")

@@ -13,6 +13,7 @@ import (
 
 	inferencev1 "github.com/sallyport/sallyport/gen/go/sallyport/inference/v1"
 	"github.com/sallyport/sallyport/interceptors"
+	batching "github.com/sallyport/sallyport/server/batch"
 	"github.com/sallyport/sallyport/server/model"
 )
 
@@ -20,11 +21,19 @@ import (
 type Config struct {
 	// Models are the models served. Required.
 	Models *model.Repository
+	// Scheduler runs the models. Nil: one of its own, with the zero Config.
+	Scheduler Scheduler
 	// Window is the number of batches of one stream that are taken before one
 	// is answered. Required.
 	Window int
 	// BatchTimeout bounds one batch of a stream. Required.
 	BatchTimeout time.Duration
+}
+
+// Scheduler runs models, each request when it is its turn. batch.Scheduler is one.
+type Scheduler interface {
+	// Run is as batch.Scheduler's.
+	Run(context.Context, batching.Request) (outputs map[string]*model.Tensor, ran time.Duration, err error)
 }
 
 // Service implements PredictionService and ModelService.
@@ -33,6 +42,7 @@ type Service struct {
 	inferencev1.UnimplementedModelServiceServer
 
 	models       *model.Repository
+	scheduler    Scheduler
 	window       int
 	batchTimeout time.Duration
 	streams      streams
@@ -48,8 +58,16 @@ func New(cfg Config) (*Service, error) {
 	if cfg.Models == nil || cfg.Window <= 0 || cfg.BatchTimeout <= 0 {
 		return nil, errors.New("inference: Models, Window and BatchTimeout are required")
 	}
+	if cfg.Scheduler == nil {
+		scheduler, err := batching.New(batching.Config{})
+		if err != nil {
+			return nil, err
+		}
+		cfg.Scheduler = scheduler
+	}
 	return &Service{
 		models:       cfg.Models,
+		scheduler:    cfg.Scheduler,
 		window:       cfg.Window,
 		batchTimeout: cfg.BatchTimeout,
 	}, nil
@@ -68,7 +86,7 @@ func (s *Service) Predict(ctx context.Context, r *inferencev1.PredictRequest) (*
 		return nil, err
 	}
 	defer m.Release()
-	outputs, err := run(ctx, m, r.GetInputs(), r.GetOutputs())
+	outputs, err := s.run(ctx, m, r.GetInputs(), r.GetOutputs(), false)
 	if err != nil {
 		return nil, err
 	}
@@ -88,8 +106,8 @@ func (s *Service) resolve(ctx context.Context, name string, version int64) (*mod
 
 // run decodes the inputs, checks them against the contract, runs the model and
 // encodes what it returned. What the call has paid for and the model did not
-// begin to run, it gets back.
-func run(ctx context.Context, m *model.Version, in map[string]*inferencev1.Tensor, names []string) (_ map[string]*inferencev1.Tensor, err error) {
+// begin to run, it gets back. Stream says that it is a batch of a stream.
+func (s *Service) run(ctx context.Context, m *model.Version, in map[string]*inferencev1.Tensor, names []string, stream bool) (_ map[string]*inferencev1.Tensor, err error) {
 	call := interceptors.CallFromContext(ctx)
 	notRun := claimedRows(in)
 	defer func() { call.NotRun(notRun) }()
@@ -101,10 +119,11 @@ func run(ctx context.Context, m *model.Version, in map[string]*inferencev1.Tenso
 	if err != nil {
 		return nil, refusal(err)
 	}
-	start := time.Now()
-	outputs, err := m.Runner.Run(ctx, callerOf(call), inputs, names)
+	outputs, ran, err := s.scheduler.Run(ctx, batching.Request{
+		Version: m, Caller: callerOf(call), Stream: stream, Inputs: inputs, Rows: rows, Outputs: names,
+	})
 	if !errors.Is(err, model.ErrNotStarted) {
-		call.Ran(rows, time.Since(start))
+		call.Ran(rows, ran)
 		notRun -= rows
 	}
 	if err != nil {

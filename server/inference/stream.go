@@ -57,9 +57,9 @@ func (s *Service) PredictStream(stream predictStream) error {
 
 	b := &batches{
 		call:    call,
+		service: s,
 		model:   m,
 		outputs: open.GetOutputs(),
-		timeout: s.batchTimeout,
 		cancel:  cancel,
 		results: newResults(stream, s.window, open.GetOrdered(), cancel),
 	}
@@ -80,9 +80,9 @@ func (s *Service) PredictStream(stream predictStream) error {
 // batches are the batches of one stream.
 type batches struct {
 	call    *interceptors.Call
+	service *Service
 	model   *model.Version
 	outputs []string
-	timeout time.Duration
 	cancel  context.CancelCauseFunc
 	results *results
 	running sync.WaitGroup // of the goroutines beside the RPC's
@@ -145,8 +145,8 @@ func (b *batches) run(ctx context.Context, in *inferencev1.StreamBatch, rows int
 			result = b.failed(in, interceptors.Panicked(p))
 		}
 	}()
-	limited := &lateContext{Context: ctx, start: time.Now(), limit: b.timeout}
-	outputs, err := run(limited, b.model, in.GetInputs(), b.outputs)
+	limited := &lateContext{Context: ctx, start: time.Now(), limit: b.service.batchTimeout}
+	outputs, err := b.service.run(limited, b.model, in.GetInputs(), b.outputs, true)
 	b.prompt.took(rows, time.Since(limited.start))
 	limited.end()
 	if err != nil {

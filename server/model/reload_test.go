@@ -248,7 +248,7 @@ func TestLoanOutlivesModel(t *testing.T) {
 			change(d)
 			d.must(r.Reload(t.Context()))
 			first.Release()
-			if _, err := second.Runner.Run(t.Context(), "", nil, nil); err != nil {
+			if _, err := second.Runner.Run(t.Context(), nil, nil); err != nil {
 				t.Error(err)
 			}
 			second.Release()
@@ -270,7 +270,7 @@ func TestCloseWaitsForLoans(t *testing.T) {
 		if err := r.Close(ctx); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("closed under a loan: %v", err)
 		}
-		if _, err := v.Runner.Run(t.Context(), "", nil, nil); err != nil {
+		if _, err := v.Runner.Run(t.Context(), nil, nil); err != nil {
 			t.Error(err)
 		}
 		v.Release()
@@ -310,7 +310,7 @@ func TestConcurrentReload(t *testing.T) {
 					t.Error(err)
 					return
 				}
-				if _, err := v.Runner.Run(t.Context(), "", nil, nil); err != nil {
+				if _, err := v.Runner.Run(t.Context(), nil, nil); err != nil {
 					t.Error(err)
 				}
 				v.Release()

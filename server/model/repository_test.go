@@ -53,7 +53,7 @@ func (l *loader) Load(artifact []byte) (model.Runner, error) {
 
 func (r *runner) Signature() *model.Signature { return r.sig }
 
-func (r *runner) Run(_ context.Context, _ string, _ map[string]*model.Tensor, outputs []string) (map[string]*model.Tensor, error) {
+func (r *runner) Run(_ context.Context, _ map[string]*model.Tensor, outputs []string) (map[string]*model.Tensor, error) {
 	r.busy.Add(1)
 	defer r.busy.Add(-1)
 	select {
@@ -351,12 +351,12 @@ func TestOutputsKeptBack(t *testing.T) {
 	v, err := d.open(&loader{}, model.Config{}).Acquire("a", 0)
 	d.must(err)
 	defer v.Release()
-	got, err := v.Runner.Run(t.Context(), "", nil, nil)
+	got, err := v.Runner.Run(t.Context(), nil, nil)
 	d.must(err)
 	if _, ok := got["label"]; !ok || len(got) != 1 {
 		t.Errorf("got %v", got)
 	}
-	if got, err := v.Runner.Run(t.Context(), "", nil, []string{"label", "score"}); err == nil {
+	if got, err := v.Runner.Run(t.Context(), nil, []string{"label", "score"}); err == nil {
 		t.Errorf("got %v", got)
 	}
 	for _, sig := range []*model.Signature{v.Signature, v.Runner.Signature()} {

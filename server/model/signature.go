@@ -11,6 +11,8 @@ type TensorSpec struct {
 	DType DType
 	// Shape has -1 where any length fits.
 	Shape []int64
+	// Constant says that an output is the same for every run.
+	Constant bool
 }
 
 // Signature is what a model takes and returns, as its graph says it.
@@ -23,15 +25,12 @@ type Signature struct {
 type Runner interface {
 	// Signature is the graph's signature; the caller must not change it.
 	Signature() *Signature
-	// Run runs the model once and blocks until it is done. Where more want to run
-	// than may, turns go round between callers, who are told apart by their names
-	// alone: one for each that is to have a share of its own. Inputs have been
-	// checked against the signature; they are read, not kept. The outputs named
-	// are returned, all if none is named; the caller owns them. When ctx ends
-	// the run is terminated and ctx's error returned. The error wraps
-	// ErrNotStarted if the model did not begin to run; ErrOverloaded if the caller
-	// has its share of all that may wait for a turn, ErrInvalidInput if the inputs do not fit.
-	Run(ctx context.Context, caller string, inputs map[string]*Tensor, outputs []string) (map[string]*Tensor, error)
+	// Run runs the model once and blocks until it is done. Inputs have been checked
+	// against the signature; they are read, not kept. The outputs named are returned,
+	// all if none is named; the caller owns them. When ctx ends the run is terminated
+	// and ctx's error returned. The error wraps ErrNotStarted if the model did not
+	// begin to run; ErrInvalidInput if the inputs do not fit.
+	Run(ctx context.Context, inputs map[string]*Tensor, outputs []string) (map[string]*Tensor, error)
 	// Close frees the artefact. No Run may be going on or begin afterwards.
 	Close() error
 }
@@ -44,10 +43,6 @@ type Loader interface {
 
 // ErrNotStarted says that a model did not begin to run: nothing was spent.
 var ErrNotStarted = errors.New("the run did not start")
-
-// ErrOverloaded says that as many calls wait for a model as may, and that the
-// caller has its share of them.
-var ErrOverloaded = errors.New("too many calls of the caller wait for a model")
 
 // ErrNotFound says that a model or version is not loaded.
 var ErrNotFound = errors.New("model not found")

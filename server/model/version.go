@@ -22,6 +22,8 @@ type Info struct {
 	Contract  *Contract
 	// Manifest is nil if the model has none.
 	Manifest *configv1.ModelManifest
+	// Batching is nil if requests are not to be merged.
+	Batching *Batching
 }
 
 // Version is one version of a model, on loan from a Repository.
@@ -98,6 +100,9 @@ func newVersion(name string, number int64, a *artifact, m *configv1.ModelManifes
 		})}
 		v.Runner, v.Signature = r, &r.signature
 	}
+	if v.Batching, err = newBatching(v.Signature, contract, m.GetBatching()); err != nil {
+		return nil, err
+	}
 	return v, nil
 }
 
@@ -110,7 +115,7 @@ type restricted struct {
 
 func (r *restricted) Signature() *Signature { return &r.signature }
 
-func (r *restricted) Run(ctx context.Context, caller string, inputs map[string]*Tensor, outputs []string) (map[string]*Tensor, error) {
+func (r *restricted) Run(ctx context.Context, inputs map[string]*Tensor, outputs []string) (map[string]*Tensor, error) {
 	if len(outputs) == 0 {
 		outputs = r.outputs
 	}
@@ -119,5 +124,5 @@ func (r *restricted) Run(ctx context.Context, caller string, inputs map[string]*
 			return nil, fmt.Errorf("output %s is kept back", quote(name))
 		}
 	}
-	return r.Runner.Run(ctx, caller, inputs, outputs)
+	return r.Runner.Run(ctx, inputs, outputs)
 }

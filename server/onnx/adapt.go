@@ -172,7 +172,7 @@ func (a *adapter) answer(name string, dtype model.DType, shape []int64, source o
 	if slices.ContainsFunc(*outputs, func(o model.TensorSpec) bool { return o.Name == name }) {
 		return fmt.Errorf("another output is called %q", name)
 	}
-	*outputs = append(*outputs, model.TensorSpec{Name: name, DType: dtype, Shape: shape})
+	*outputs = append(*outputs, model.TensorSpec{Name: name, DType: dtype, Shape: shape, Constant: source.constant != nil})
 	a.plan.outputs = append(a.plan.outputs, source)
 	return nil
 }

@@ -42,12 +42,12 @@ func TestClassifier(t *testing.T) {
 			outputs := []model.TensorSpec{
 				{Name: "label", DType: test.dtype, Shape: []int64{-1}},
 				{Name: "probabilities", DType: model.Float32, Shape: []int64{-1, 2}},
-				{Name: "probabilities.labels", DType: test.dtype, Shape: []int64{2}},
+				{Name: "probabilities.labels", DType: test.dtype, Shape: []int64{2}, Constant: true},
 			}
 			if diff := cmp.Diff(outputs, m.Signature().Outputs); diff != "" {
 				t.Error(diff)
 			}
-			got, err := m.Run(t.Context(), "", x, nil)
+			got, err := m.Run(t.Context(), x, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -80,7 +80,7 @@ func TestSequenceOfTensors(t *testing.T) {
 			if dtype == model.String {
 				a.Strings, b.Strings = both.Strings[:4], both.Strings[4:]
 			}
-			got, err := m.Run(t.Context(), "", tensors{"a": &a, "b": &b}, nil)
+			got, err := m.Run(t.Context(), tensors{"a": &a, "b": &b}, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -88,7 +88,7 @@ func TestSequenceOfTensors(t *testing.T) {
 				t.Error(diff)
 			}
 			c := sample(dtype, 3)
-			if _, err := m.Run(t.Context(), "", tensors{"a": &a, "b": c}, nil); !errors.Is(err, model.ErrInvalidInput) {
+			if _, err := m.Run(t.Context(), tensors{"a": &a, "b": c}, nil); !errors.Is(err, model.ErrInvalidInput) {
 				t.Errorf("tensors of two lengths: got %v, want %v", err, model.ErrInvalidInput)
 			}
 		})
@@ -99,7 +99,7 @@ func TestShapeThatIsNotDeclared(t *testing.T) {
 	unranked := graph.Type{Kind: graph.Tensor, Elem: graph.String}
 	m := load(t, onnxtest.Open(t), one("Identity", unranked, value("x", tensorOf(graph.String, -1, 2))))
 	x := sample(model.String, 3, 2)
-	got, err := m.Run(t.Context(), "", tensors{"x": x}, nil)
+	got, err := m.Run(t.Context(), tensors{"x": x}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -116,7 +116,7 @@ func TestConstantAmongInputs(t *testing.T) {
 	if n := len(m.Signature().Inputs); n != 1 {
 		t.Errorf("%d inputs, want x alone", n)
 	}
-	got, err := m.Run(t.Context(), "", tensors{"x": floats([]int64{1}, 2)}, nil)
+	got, err := m.Run(t.Context(), tensors{"x": floats([]int64{1}, 2)}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -60,7 +60,7 @@ func BenchmarkBesideSession(b *testing.B) {
 					}
 					middle := time.Now()
 					for range runs {
-						if _, err := m.Run(ctx, "", in, nil); err != nil {
+						if _, err := m.Run(ctx, in, nil); err != nil {
 							b.Fatal(err)
 						}
 					}
@@ -69,7 +69,7 @@ func BenchmarkBesideSession(b *testing.B) {
 				}
 				runtime.ReadMemStats(&before)
 				for range runs {
-					_, _ = m.Run(ctx, "", in, nil)
+					_, _ = m.Run(ctx, in, nil)
 				}
 				runtime.ReadMemStats(&after)
 				allocated = (after.Mallocs - before.Mallocs) / uint64(runs)

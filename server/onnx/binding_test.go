@@ -3,7 +3,6 @@ package onnx_test
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"sync"
 	"testing"
 
@@ -21,7 +20,7 @@ import (
 func runs(t *testing.T, m model.Runner, inputs, want []tensors) {
 	t.Helper()
 	for i, in := range inputs {
-		got, err := m.Run(t.Context(), "", in, nil)
+		got, err := m.Run(t.Context(), in, nil)
 		if err != nil {
 			t.Fatalf("run %d: %v", i, err)
 		}
@@ -110,7 +109,7 @@ func TestGraphsThatCannotBeBound(t *testing.T) {
 		m := load(t, rt, twice)
 		for i := range 5 {
 			n := float32(i)
-			got, err := m.Run(t.Context(), "", tensors{"x": floats([]int64{1, 2}, n, n+1)}, nil)
+			got, err := m.Run(t.Context(), tensors{"x": floats([]int64{1, 2}, n, n+1)}, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -130,7 +129,7 @@ func TestFaultyInputsOfBoundRuns(t *testing.T) {
 	m := load(t, onnxtest.Open(t), one("Gather", float, value("x", float), value("i", tensorOf(graph.Int64, -1))))
 	two := []int64{2}
 	for n := range int64(50) {
-		got, err := m.Run(t.Context(), "", tensors{"x": floats(two, 1, 2), "i": ints([]int64{1}, n%3)}, nil)
+		got, err := m.Run(t.Context(), tensors{"x": floats(two, 1, 2), "i": ints([]int64{1}, n%3)}, nil)
 		if n%3 == 2 {
 			if !errors.Is(err, model.ErrInvalidInput) {
 				t.Fatalf("run %d: got %v, want %v", n, err, model.ErrInvalidInput)
@@ -154,7 +153,7 @@ func TestBindingsKeepNothing(t *testing.T) {
 	vector := tensorOf(graph.Float, -1)
 	m := load(t, onnxtest.Open(t), one("Neg", vector, value("x", vector)))
 	for range 3 {
-		if _, err := m.Run(t.Context(), "", tensors{"x": floats([]int64{2}, 3, 4)}, nil); err != nil {
+		if _, err := m.Run(t.Context(), tensors{"x": floats([]int64{2}, 3, 4)}, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -176,7 +175,7 @@ func FuzzBoundRuns(f *testing.F) {
 	vector := tensorOf(graph.Float, -1)
 	f.Add([]byte{1, 1, 1, 1, 2, 2, 2, 1, 1, 0x83, 1, 1})
 	f.Add(bytes.Repeat([]byte{3, 4, 3, 0x84}, 16))
-	rt := open(f, onnx.Config{Concurrency: 3, Queue: 1000})
+	rt := open(f, onnx.Config{})
 	m := load(f, rt, one("Add", vector, value("x", vector), value("z", vector)))
 	f.Fuzz(func(t *testing.T, shapes []byte) {
 		var wg sync.WaitGroup
@@ -192,7 +191,7 @@ func FuzzBoundRuns(f *testing.F) {
 					if s&0x80 != 0 {
 						z = append(z, make([]float32, 8)...) // neither as long nor one
 					}
-					got, err := m.Run(t.Context(), fmt.Sprint(caller), tensors{"x": floats([]int64{n}, x...), "z": floats([]int64{int64(len(z))}, z...)}, nil)
+					got, err := m.Run(t.Context(), tensors{"x": floats([]int64{n}, x...), "z": floats([]int64{int64(len(z))}, z...)}, nil)
 					switch {
 					case s&0x80 != 0 && n > 1:
 						if !errors.Is(err, model.ErrInvalidInput) {

@@ -2,9 +2,6 @@ package onnx
 
 import "github.com/sallyport/sallyport/server/model"
 
-// Running is how many runs go on.
-func (r *Runtime) Running() int { return r.turns.Running() }
-
 // NarrowTo is narrowTo: no graph is known whose values need rounding there.
 func NarrowTo(dtype model.DType, t *model.Tensor) { narrowTo(dtype, t) }
 

@@ -41,7 +41,7 @@ func (r *runner) Close() error {
 // Run is as model.Runner says. A run that is to end does so at its next node:
 // ONNX Runtime does not look up within one. Its errors are model.ErrInvalidInput where
 // the inputs are at fault.
-func (r *runner) Run(ctx context.Context, caller string, inputs map[string]*model.Tensor, names []string) (_ map[string]*model.Tensor, err error) {
+func (r *runner) Run(ctx context.Context, inputs map[string]*model.Tensor, names []string) (_ map[string]*model.Tensor, err error) {
 	started := false
 	defer func() {
 		if err != nil && !started {
@@ -51,11 +51,9 @@ func (r *runner) Run(ctx context.Context, caller string, inputs map[string]*mode
 	if err := r.check(inputs, names); err != nil {
 		return nil, err
 	}
-	turn, err := r.runtime.acquire(ctx, caller)
-	if err != nil {
+	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	defer turn.Release()
 
 	for _, spec := range r.signature.Inputs {
 		if err := checkElements(inputs[spec.Name]); err != nil {

@@ -66,7 +66,7 @@ func TestEveryTypeGoesInAndOut(t *testing.T) {
 				if len(shape) > 0 {
 					x = sample(dtype, 5, 3)
 				}
-				got, err := m.Run(t.Context(), "", tensors{"x": x}, nil)
+				got, err := m.Run(t.Context(), tensors{"x": x}, nil)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -92,7 +92,7 @@ func TestRunReadsUnalignedData(t *testing.T) {
 		for i := range 8 {
 			want[8*i+7] ^= 0x80
 		}
-		got, err := m.Run(t.Context(), "", tensors{"x": x}, nil)
+		got, err := m.Run(t.Context(), tensors{"x": x}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -108,7 +108,7 @@ func TestOutputsAreTheCallers(t *testing.T) {
 	g.Outputs = append(g.Outputs, value("scores", tensorOf(graph.Float, -1, 2)))
 	m := load(t, rt, g)
 	in := tensors{"x": floats([]int64{1, 2}, 3, 4)}
-	first, err := m.Run(t.Context(), "", in, nil)
+	first, err := m.Run(t.Context(), in, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -120,7 +120,7 @@ func TestOutputsAreTheCallers(t *testing.T) {
 		clear(out.Data)
 		clear(out.Shape)
 	}
-	second, err := m.Run(t.Context(), "", tensors{"x": floats([]int64{1, 2}, 3, 4)}, nil)
+	second, err := m.Run(t.Context(), tensors{"x": floats([]int64{1, 2}, 3, 4)}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -139,7 +139,7 @@ func TestOutputsAreTheCallers(t *testing.T) {
 
 func TestRunAnswersTheOutputsAskedFor(t *testing.T) {
 	m := load(t, onnxtest.Open(t), classifier([]float32{1, 0, 0, 1}, []int64{0, 1}))
-	got, err := m.Run(t.Context(), "", tensors{"x": floats([]int64{1, 2}, 3, 4)}, []string{"label"})
+	got, err := m.Run(t.Context(), tensors{"x": floats([]int64{1, 2}, 3, 4)}, []string{"label"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -185,7 +185,7 @@ func TestInvalidInput(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := load(t, onnxtest.Open(t), test.graph)
-			out, err := m.Run(t.Context(), "", test.inputs, test.outputs)
+			out, err := m.Run(t.Context(), test.inputs, test.outputs)
 			if !errors.Is(err, model.ErrInvalidInput) {
 				t.Fatalf("got %v and %v, want %v", out, err, model.ErrInvalidInput)
 			}
@@ -199,14 +199,14 @@ func TestInvalidInput(t *testing.T) {
 func TestLackOfMemoryIsNotTheInputsFault(t *testing.T) {
 	m := load(t, onnxtest.Open(t),
 		one("ConstantOfShape", tensorOf(graph.Float, -1), value("n", tensorOf(graph.Int64, -1))))
-	_, err := m.Run(t.Context(), "", tensors{"n": ints([]int64{1}, 1<<45)}, nil)
+	_, err := m.Run(t.Context(), tensors{"n": ints([]int64{1}, 1<<45)}, nil)
 	if err == nil || errors.Is(err, model.ErrInvalidInput) {
 		t.Errorf("got %v, want another error than %v", err, model.ErrInvalidInput)
 	}
 }
 
 func TestConcurrentRunsDoNotMix(t *testing.T) {
-	rt := open(t, onnx.Config{Concurrency: 3, Threads: 2, Queue: 1000})
+	rt := open(t, onnx.Config{Threads: 2})
 	text := tensorOf(graph.String, -1)
 	number, word := load(t, rt, classifier([]float32{1, 0, 0, 1}, []string{"no", "yes"})), load(t, rt, one("Identity", text, value("x", text)))
 	var wg sync.WaitGroup
@@ -214,7 +214,7 @@ func TestConcurrentRunsDoNotMix(t *testing.T) {
 		wg.Go(func() {
 			for j := range 200 {
 				n := float32(i*1000 + j)
-				got, err := number.Run(t.Context(), "", tensors{"x": floats([]int64{1, 2}, n, n+1)}, []string{"probabilities"})
+				got, err := number.Run(t.Context(), tensors{"x": floats([]int64{1, 2}, n, n+1)}, []string{"probabilities"})
 				if err != nil {
 					t.Error(err)
 					return
@@ -224,7 +224,7 @@ func TestConcurrentRunsDoNotMix(t *testing.T) {
 					return
 				}
 				want := words([]int64{1}, fmt.Sprint(n))
-				got, err = word.Run(t.Context(), "", tensors{"x": want}, nil)
+				got, err = word.Run(t.Context(), tensors{"x": want}, nil)
 				if err != nil {
 					t.Error(err)
 					return
@@ -246,7 +246,7 @@ func BenchmarkRun(b *testing.B) {
 			in := tensors{"x": sample(model.Float32, rows, 2)}
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, err := m.Run(b.Context(), "", in, nil); err != nil {
+				if _, err := m.Run(b.Context(), in, nil); err != nil {
 					b.Fatal(err)
 				}
 			}

@@ -4,19 +4,15 @@ package onnx
 
 import (
 	"cmp"
-	"context"
 	"errors"
 	"fmt"
 	"path/filepath"
-	"runtime"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	ort "github.com/yalue/onnxruntime_go"
 
 	"github.com/sallyport/sallyport/server/model"
-	"github.com/sallyport/sallyport/server/schedule"
 )
 
 // Config tells how to run models. Its zero value is usable but for Library.
@@ -25,21 +21,11 @@ type Config struct {
 	Library string
 	// Threads is how many threads one run may use; 0 is 1.
 	Threads int
-	// Concurrency is how many runs, of all models together, go on at a time; 0
-	// is one a processor.
-	Concurrency int
-	// Queue is how many more runs may wait for their turn; 0 is 256. When it is full
-	// the caller that has most of it gives way to others.
-	Queue int
-	// Waited is told of each run that had to wait for its turn, when it has it; ctx is
-	// that of Run. It must not block. Optional.
-	Waited func(ctx context.Context, d time.Duration)
 }
 
 // Runtime is ONNX Runtime, loaded. It is safe for concurrent use.
 type Runtime struct {
 	cfg    Config
-	turns  *schedule.Queue
 	loaded atomic.Int64
 }
 
@@ -55,20 +41,10 @@ var (
 // Open loads the library. A process can have one Runtime open at a time; a
 // second Open is an error.
 func Open(cfg Config) (*Runtime, error) {
-	if cfg.Threads < 0 || cfg.Concurrency < 0 || cfg.Queue < 0 {
-		return nil, errors.New("open ONNX Runtime: threads, concurrency and queue must not be negative")
+	if cfg.Threads < 0 {
+		return nil, errors.New("open ONNX Runtime: threads must not be negative")
 	}
 	cfg.Threads = cmp.Or(cfg.Threads, 1)
-	cfg.Concurrency = cmp.Or(cfg.Concurrency, runtime.GOMAXPROCS(0))
-	cfg.Queue = cmp.Or(cfg.Queue, 256)
-
-	if cfg.Waited == nil {
-		cfg.Waited = func(context.Context, time.Duration) {}
-	}
-	turns, err := schedule.New(cfg.Concurrency, cfg.Queue)
-	if err != nil {
-		return nil, fmt.Errorf("open ONNX Runtime: %w", err)
-	}
 
 	if cfg.Library == "" {
 		return nil, errors.New("open ONNX Runtime: no library is named")
@@ -95,7 +71,7 @@ func Open(cfg Config) (*Runtime, error) {
 			"(`make runtime` fetches one): %w", library, oldest, err)
 	}
 	opened = true
-	return &Runtime{cfg: cfg, turns: turns}, nil
+	return &Runtime{cfg: cfg}, nil
 }
 
 // Version is the version of the library: "1.31.1".
@@ -174,18 +150,3 @@ func (r *Runtime) sessionOptions() (*ort.SessionOptions, error) {
 	}
 	return o, nil
 }
-
-// acquire waits for a turn of the caller.
-func (r *Runtime) acquire(ctx context.Context, caller string) (schedule.Turn, error) {
-	turn, err := r.turns.Acquire(ctx, caller)
-	switch {
-	case errors.Is(err, schedule.ErrFull):
-		return turn, model.ErrOverloaded
-	case err == nil && turn.Waited() > 0:
-		r.cfg.Waited(ctx, turn.Waited())
-	}
-	return turn, err
-}
-
-// Waiting is how many runs wait for their turn.
-func (r *Runtime) Waiting() int { return r.turns.Waiting() }

@@ -33,7 +33,7 @@ func TestOpenAndClose(t *testing.T) {
 		if err := rt.Close(); err == nil || !strings.Contains(err.Error(), "1 models are loaded") {
 			t.Errorf("Close while a model is loaded: %v", err)
 		}
-		if _, err := m.Run(t.Context(), "", tensors{"x": floats([]int64{1}, 1)}, nil); err != nil {
+		if _, err := m.Run(t.Context(), tensors{"x": floats([]int64{1}, 1)}, nil); err != nil {
 			t.Errorf("after the refused Close: %v", err)
 		}
 		for range 2 { // once is enough, but twice does no harm
@@ -53,7 +53,7 @@ func TestOpenAndClose(t *testing.T) {
 func TestOpenRefusesSettings(t *testing.T) {
 	library := onnxtest.Library(t)
 	for _, cfg := range []onnx.Config{
-		{}, {Library: library, Threads: -1}, {Library: library, Concurrency: -1}, {Library: library, Queue: -1},
+		{}, {Library: library, Threads: -1},
 	} {
 		if _, err := onnx.Open(cfg); err == nil {
 			t.Errorf("%+v is accepted", cfg)
@@ -68,7 +68,7 @@ func TestNothingIsPrinted(t *testing.T) {
 	}
 	float := tensorOf(graph.Float, -1)
 	m := load(t, onnxtest.Open(t), one("Gather", float, value("x", float), value("i", tensorOf(graph.Int64, -1))))
-	if _, err := m.Run(t.Context(), "", tensors{"x": floats([]int64{1}, 1), "i": ints([]int64{1}, 77)}, nil); err == nil {
+	if _, err := m.Run(t.Context(), tensors{"x": floats([]int64{1}, 1), "i": ints([]int64{1}, 77)}, nil); err == nil {
 		t.Error("index 77 of 1 is accepted")
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)

@@ -56,7 +56,7 @@ func BenchmarkTurn(b *testing.B) {
 	}
 	q := newQueue(b, 2, 256)
 	fair := func(caller string) error {
-		turn, err := q.Acquire(ctx, caller)
+		turn, err := q.Acquire(ctx, schedule.Request{Caller: caller})
 		if err == nil {
 			turn.Release()
 		}

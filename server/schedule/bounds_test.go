@@ -59,14 +59,14 @@ func TestFullQueue(t *testing.T) {
 func TestNewestGivesWay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := newQueue(t, 1, 3)
-		held, err := q.Acquire(t.Context(), "x")
+		held, err := q.Acquire(t.Context(), schedule.Request{Caller: "x"})
 		if err != nil {
 			t.Fatal(err)
 		}
 		errs := make([]error, 3)
 		for i := range errs {
 			go func() {
-				turn, err := q.Acquire(t.Context(), "greedy")
+				turn, err := q.Acquire(t.Context(), schedule.Request{Caller: "greedy"})
 				if errs[i] = err; err == nil {
 					turn.Release()
 				}
@@ -74,7 +74,7 @@ func TestNewestGivesWay(t *testing.T) {
 			synctest.Wait()
 		}
 		go func() {
-			turn, err := q.Acquire(t.Context(), "modest")
+			turn, err := q.Acquire(t.Context(), schedule.Request{Caller: "modest"})
 			if err != nil {
 				t.Error(err)
 				return
@@ -93,19 +93,19 @@ func TestNewestGivesWay(t *testing.T) {
 func TestWaiterLeavesWithItsContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := newQueue(t, 1, 10)
-		held, err := q.Acquire(t.Context(), "x")
+		held, err := q.Acquire(t.Context(), schedule.Request{Caller: "x"})
 		if err != nil {
 			t.Fatal(err)
 		}
 		ended, end := context.WithCancel(t.Context())
 		end()
-		if _, err := q.Acquire(ended, "x"); !errors.Is(err, context.Canceled) {
+		if _, err := q.Acquire(ended, schedule.Request{Caller: "x"}); !errors.Is(err, context.Canceled) {
 			t.Errorf("an ended context: %v", err)
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		start := time.Now()
-		if _, err := q.Acquire(ctx, "y"); !errors.Is(err, context.DeadlineExceeded) || time.Since(start) != time.Second {
+		if _, err := q.Acquire(ctx, schedule.Request{Caller: "y"}); !errors.Is(err, context.DeadlineExceeded) || time.Since(start) != time.Second {
 			t.Errorf("after %v: %v", time.Since(start), err)
 		}
 		if n := q.Waiting(); n != 0 {
@@ -125,7 +125,7 @@ func TestTurnOfWhoLeavesGoesOn(t *testing.T) {
 	for i := range 500 {
 		synctest.Test(t, func(t *testing.T) {
 			q := newQueue(t, 1, 10)
-			held, err := q.Acquire(t.Context(), "x")
+			held, err := q.Acquire(t.Context(), schedule.Request{Caller: "x"})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -136,7 +136,7 @@ func TestTurnOfWhoLeavesGoesOn(t *testing.T) {
 				ctx    context.Context
 			}{{"leaves", ctx}, {"stays", t.Context()}} {
 				go func() {
-					turn, err := q.Acquire(call.ctx, call.caller)
+					turn, err := q.Acquire(call.ctx, schedule.Request{Caller: call.caller})
 					if err == nil {
 						turn.Release()
 					} else if call.caller == "stays" || !errors.Is(err, context.Canceled) {

@@ -4,5 +4,5 @@ package schedule
 func (q *Queue) Accounts() int {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return len(q.order.accounts)
+	return len(q.calls.accounts)
 }

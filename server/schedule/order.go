@@ -1,8 +1,10 @@
 package schedule
 
 import (
+	"cmp"
 	"container/heap"
 	"container/list"
+	"slices"
 	"time"
 )
 
@@ -24,7 +26,9 @@ type order struct {
 	// nothing.
 	virtual time.Duration
 	last    uint64 // account.last of the turn that began last
-	// typical is the estimate for a caller of which nothing is known.
+	// typical is the estimate for a caller of which nothing is known, and what bounds of
+	// the wait are made of. It follows slowly: one run that the machine has held up does
+	// not let in more than can be run.
 	typical time.Duration
 	sweepAt int // accounts at which those are forgotten that say nothing
 }
@@ -47,9 +51,10 @@ type account struct {
 type waiter struct {
 	account *account
 	place   *list.Element // among the account's waiters; nil once it has left
-	done    chan error    // gets its turn (nil) or ErrFull, once
-	since   time.Duration // by Queue.now
+	done    chan error    // gets its turn (nil), ErrTaken or ErrFull, once
+	since   time.Duration // by the queue's clock
 	turn    Turn          // before nil is sent
+	request Request
 }
 
 // minSweep is a number of accounts that it is not worth to sweep.
@@ -128,11 +133,112 @@ func (o *order) charge(caller string, took, estimate time.Duration) {
 	a := o.account(caller)
 	a.had += took - estimate
 	a.estimate = (a.estimate + took) / 2
-	o.typical = (o.typical + took) / 2
+	if o.typical == 0 {
+		o.typical = took
+	}
+	o.typical += (took - o.typical) / 16
 	o.settle(a)
 	if a.index >= 0 {
 		heap.Fix(&o.waiting, a.index)
 	}
+}
+
+// estimate is how long the next turn of a caller is expected to take.
+func (o *order) estimate(caller string) time.Duration {
+	if a := o.accounts[caller]; a != nil {
+		return a.estimate
+	}
+	return o.typical
+}
+
+// ahead is how long the turns are expected to take, one after the other, that come
+// before one more of the caller: of each other those that it is given before it has
+// had as much. It looks at every caller that waits.
+func (o *order) ahead(caller string) time.Duration {
+	begins := o.begins(caller)
+	sum := time.Duration(0)
+	for _, a := range o.waiting {
+		if begins < a.had || a.estimate == 0 {
+			continue
+		}
+		turns := min((begins-a.had)/a.estimate+1, time.Duration(a.waiters.Len()))
+		sum += turns * a.estimate
+	}
+	return sum
+}
+
+// begins is what the caller will have had when one more turn of it begins: the turns
+// of all begin in this order.
+func (o *order) begins(caller string) time.Duration {
+	a := o.accounts[caller]
+	switch {
+	case a == nil:
+		return o.virtual
+	case a.waiters.Len() == 0:
+		return max(o.virtual, a.had)
+	}
+	return a.had + time.Duration(a.waiters.Len())*a.estimate
+}
+
+// backlog is how long all turns that are waited for are expected to take.
+func (o *order) backlog() time.Duration {
+	sum := time.Duration(0)
+	for _, a := range o.waiting {
+		sum += time.Duration(a.waiters.Len()) * a.estimate
+	}
+	return sum
+}
+
+// lastToCome is the waiter whose turn comes last, if that is after one more turn of
+// the caller; else nil.
+func (o *order) lastToCome(caller string) *waiter {
+	var last *account
+	latest := o.begins(caller)
+	for _, a := range o.waiting {
+		if begins := a.had + time.Duration(a.waiters.Len()-1)*a.estimate; begins > latest {
+			last, latest = a, begins
+		}
+	}
+	if last == nil {
+		return nil
+	}
+	return last.waiters.Back().Value.(*waiter)
+}
+
+// gather is who of those that wait has the key, as many as there is room for.
+func (o *order) gather(key any, room int64) []*waiter {
+	type caller struct {
+		*account
+		left []*waiter
+	}
+	var callers []caller
+	for _, a := range o.waiting {
+		c := caller{account: a}
+		for e := a.waiters.Front(); e != nil; e = e.Next() {
+			if w := e.Value.(*waiter); w.request.Key == key {
+				c.left = append(c.left, w)
+			}
+		}
+		if c.left != nil {
+			callers = append(callers, c)
+		}
+	}
+	slices.SortFunc(callers, func(a, b caller) int {
+		return cmp.Or(cmp.Compare(a.had, b.had), cmp.Compare(a.last, b.last))
+	})
+	var taken []*waiter
+	for len(callers) > 0 {
+		// Whose next one finds no room, or who has no next one, is passed over.
+		callers = slices.DeleteFunc(callers, func(c caller) bool { return len(c.left) == 0 || c.left[0].request.Size > room })
+		for i := range callers {
+			c := &callers[i]
+			if w := c.left[0]; w.request.Size <= room {
+				room -= w.request.Size
+				taken, c.left = append(taken, w), c.left[1:]
+			}
+		}
+	}
+	return taken
 }
 
 // waitersOf is how many waiters the caller has.

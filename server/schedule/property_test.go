@@ -101,7 +101,7 @@ func TestRandomCrowds(t *testing.T) {
 							defer cancel()
 							name := fmt.Sprint(caller)
 							h.waits(name)
-							turn, err := q.Acquire(ctx, name)
+							turn, err := q.Acquire(ctx, schedule.Request{Caller: name})
 							switch {
 							case err == nil:
 								h.begins(name, d)
@@ -154,7 +154,7 @@ func TestManyAtOnce(t *testing.T) {
 		calls.Go(func() {
 			for j := range 200 {
 				ctx, cancel := context.WithTimeout(t.Context(), time.Duration(1+(i+j)%5)*time.Millisecond)
-				turn, err := q.Acquire(ctx, fmt.Sprint(i%7))
+				turn, err := q.Acquire(ctx, schedule.Request{Caller: fmt.Sprint(i % 7)})
 				switch {
 				case err == nil:
 					if n := running.Add(1); n > turns {

@@ -17,7 +17,7 @@ import (
 
 func newQueue(tb testing.TB, turns, limit int) *schedule.Queue {
 	tb.Helper()
-	q, err := schedule.New(turns, limit)
+	q, err := schedule.New(schedule.Config{Turns: turns, Waiters: limit})
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -26,7 +26,7 @@ func newQueue(tb testing.TB, turns, limit int) *schedule.Queue {
 
 func TestNewRefusesSettings(t *testing.T) {
 	for _, bad := range [][2]int{{0, 1}, {-1, 1}, {1, -1}} {
-		if _, err := schedule.New(bad[0], bad[1]); err == nil {
+		if _, err := schedule.New(schedule.Config{Turns: bad[0], Waiters: bad[1]}); err == nil {
 			t.Errorf("%v is accepted", bad)
 		}
 	}
@@ -51,7 +51,7 @@ func newCrowd(t *testing.T, turns, limit int) *crowd {
 // it returns the call waits, has its turn or is refused.
 func (c *crowd) come(ctx context.Context, caller string, d time.Duration) {
 	c.calls.Go(func() {
-		turn, err := c.queue.Acquire(ctx, caller)
+		turn, err := c.queue.Acquire(ctx, schedule.Request{Caller: caller})
 		switch {
 		case errors.Is(err, schedule.ErrFull):
 			c.full <- caller
@@ -94,14 +94,14 @@ func TestTurnsGoRound(t *testing.T) {
 func TestOneCallerIsServedInOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := newQueue(t, 1, 100)
-		held, err := q.Acquire(t.Context(), "other")
+		held, err := q.Acquire(t.Context(), schedule.Request{Caller: "other"})
 		if err != nil {
 			t.Fatal(err)
 		}
 		var got []int
 		for i := range 20 {
 			go func() {
-				turn, err := q.Acquire(t.Context(), "one")
+				turn, err := q.Acquire(t.Context(), schedule.Request{Caller: "one"})
 				if err != nil {
 					t.Error(err)
 					return
@@ -145,7 +145,7 @@ func TestTimeIsShared(t *testing.T) {
 					for range c.open {
 						go func() {
 							for {
-								turn, err := q.Acquire(ctx, caller)
+								turn, err := q.Acquire(ctx, schedule.Request{Caller: caller})
 								if err != nil {
 									uses <- use{}
 									return
@@ -230,7 +230,7 @@ func TestTurnsAtATimeAreShared(t *testing.T) {
 			for i := range 20 {
 				calls.Go(func() {
 					for time.Sleep(time.Duration(i) * time.Millisecond); ; { // not all at once
-						turn, err := q.Acquire(ctx, fmt.Sprint(caller))
+						turn, err := q.Acquire(ctx, schedule.Request{Caller: fmt.Sprint(caller)})
 						if err != nil {
 							return
 						}
@@ -296,7 +296,7 @@ func TestDebtIsBounded(t *testing.T) {
 func TestWaited(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := newQueue(t, 1, 10)
-		held, err := q.Acquire(t.Context(), "x")
+		held, err := q.Acquire(t.Context(), schedule.Request{Caller: "x"})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -304,7 +304,7 @@ func TestWaited(t *testing.T) {
 			t.Errorf("a free turn was waited for %v", held.Waited())
 		}
 		time.AfterFunc(time.Second, held.Release)
-		turn, err := q.Acquire(t.Context(), "y")
+		turn, err := q.Acquire(t.Context(), schedule.Request{Caller: "y"})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -321,12 +321,12 @@ func TestCallersAreForgotten(t *testing.T) {
 		q := newQueue(t, 1, 10)
 		most := 0
 		for i := range 5000 {
-			turn, err := q.Acquire(t.Context(), "x")
+			turn, err := q.Acquire(t.Context(), schedule.Request{Caller: "x"})
 			if err != nil {
 				t.Fatal(err)
 			}
 			time.AfterFunc(time.Millisecond, turn.Release)
-			turn, err = q.Acquire(t.Context(), fmt.Sprint(i))
+			turn, err = q.Acquire(t.Context(), schedule.Request{Caller: fmt.Sprint(i)})
 			if err != nil {
 				t.Fatal(err)
 			}

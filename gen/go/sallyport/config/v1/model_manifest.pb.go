@@ -10,6 +10,7 @@ import (
 	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -36,7 +37,13 @@ type ModelManifest struct {
 	// Demands on inputs, one entry an input.
 	Inputs []*InputContract `protobuf:"bytes,4,rep,name=inputs,proto3" json:"inputs,omitempty"`
 	// Outputs that may be returned; empty for all.
-	Outputs       []string `protobuf:"bytes,5,rep,name=outputs,proto3" json:"outputs,omitempty"`
+	Outputs []string `protobuf:"bytes,5,rep,name=outputs,proto3" json:"outputs,omitempty"`
+	// Whether requests of several callers may be run as one. Absent: each is run by
+	// itself. It is for models whose every row is answered for itself: the first
+	// dimension of every input and output must be of any length, and what the model
+	// makes of a row must not depend on the rows beside it, which the graph does not
+	// say and its owner must know.
+	Batching      *Batching `protobuf:"bytes,6,opt,name=batching,proto3" json:"batching,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -106,6 +113,74 @@ func (x *ModelManifest) GetOutputs() []string {
 	return nil
 }
 
+func (x *ModelManifest) GetBatching() *Batching {
+	if x != nil {
+		return x.Batching
+	}
+	return nil
+}
+
+// Batching says how requests for the same outputs of a version are merged. Those
+// that wait for their turn to run at the same time are, whatever their callers. Each
+// is checked before and is answered with its own rows; if a merged run fails, each is
+// run by itself.
+type Batching struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Most rows in a run of merged requests; at least 2 and no more than max_rows. A
+	// request that has as many is run by itself.
+	MaxRows int64 `protobuf:"varint,1,opt,name=max_rows,json=maxRows,proto3" json:"max_rows,omitempty"`
+	// How long a request waits for others to be merged with before it waits for its
+	// turn; 0 unless set. It makes every call so much slower while there are few, and
+	// pays only where a run costs far more than a row.
+	MaxDelay      *durationpb.Duration `protobuf:"bytes,2,opt,name=max_delay,json=maxDelay,proto3" json:"max_delay,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Batching) Reset() {
+	*x = Batching{}
+	mi := &file_sallyport_config_v1_model_manifest_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Batching) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Batching) ProtoMessage() {}
+
+func (x *Batching) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_config_v1_model_manifest_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Batching.ProtoReflect.Descriptor instead.
+func (*Batching) Descriptor() ([]byte, []int) {
+	return file_sallyport_config_v1_model_manifest_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Batching) GetMaxRows() int64 {
+	if x != nil {
+		return x.MaxRows
+	}
+	return 0
+}
+
+func (x *Batching) GetMaxDelay() *durationpb.Duration {
+	if x != nil {
+		return x.MaxDelay
+	}
+	return nil
+}
+
 // InputContract is what one input must satisfy.
 type InputContract struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -134,7 +209,7 @@ type InputContract struct {
 
 func (x *InputContract) Reset() {
 	*x = InputContract{}
-	mi := &file_sallyport_config_v1_model_manifest_proto_msgTypes[1]
+	mi := &file_sallyport_config_v1_model_manifest_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -146,7 +221,7 @@ func (x *InputContract) String() string {
 func (*InputContract) ProtoMessage() {}
 
 func (x *InputContract) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_config_v1_model_manifest_proto_msgTypes[1]
+	mi := &file_sallyport_config_v1_model_manifest_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -159,7 +234,7 @@ func (x *InputContract) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InputContract.ProtoReflect.Descriptor instead.
 func (*InputContract) Descriptor() ([]byte, []int) {
-	return file_sallyport_config_v1_model_manifest_proto_rawDescGZIP(), []int{1}
+	return file_sallyport_config_v1_model_manifest_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *InputContract) GetName() string {
@@ -241,7 +316,7 @@ type Column struct {
 
 func (x *Column) Reset() {
 	*x = Column{}
-	mi := &file_sallyport_config_v1_model_manifest_proto_msgTypes[2]
+	mi := &file_sallyport_config_v1_model_manifest_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -253,7 +328,7 @@ func (x *Column) String() string {
 func (*Column) ProtoMessage() {}
 
 func (x *Column) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_config_v1_model_manifest_proto_msgTypes[2]
+	mi := &file_sallyport_config_v1_model_manifest_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -266,7 +341,7 @@ func (x *Column) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Column.ProtoReflect.Descriptor instead.
 func (*Column) Descriptor() ([]byte, []int) {
-	return file_sallyport_config_v1_model_manifest_proto_rawDescGZIP(), []int{2}
+	return file_sallyport_config_v1_model_manifest_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Column) GetName() string {
@@ -294,14 +369,18 @@ var File_sallyport_config_v1_model_manifest_proto protoreflect.FileDescriptor
 
 const file_sallyport_config_v1_model_manifest_proto_rawDesc = "" +
 	"\n" +
-	"(sallyport/config/v1/model_manifest.proto\x12\x13sallyport.config.v1\x1a\x1bbuf/validate/validate.proto\"\xde\x02\n" +
+	"(sallyport/config/v1/model_manifest.proto\x12\x13sallyport.config.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\"\x99\x03\n" +
 	"\rModelManifest\x12*\n" +
 	"\vdescription\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x10R\vdescription\x120\n" +
 	"\x0fdefault_version\x18\x02 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x0edefaultVersion\x12'\n" +
 	"\bmax_rows\x18\x03 \x01(\x03B\f\xbaH\t\"\a\x18\x80\xad\xe2\x04(\x00R\amaxRows\x12\x9e\x01\n" +
 	"\x06inputs\x18\x04 \x03(\v2\".sallyport.config.v1.InputContractBb\xbaH_\xba\x01\\\n" +
 	"\x16manifest.inputs.unique\x12$two entries have the same input name\x1a\x1cthis.map(i, i.name).unique()R\x06inputs\x12%\n" +
-	"\aoutputs\x18\x05 \x03(\tB\v\xbaH\b\x92\x01\x05\x10\x80\x02\x18\x01R\aoutputs\"\xce\x04\n" +
+	"\aoutputs\x18\x05 \x03(\tB\v\xbaH\b\x92\x01\x05\x10\x80\x02\x18\x01R\aoutputs\x129\n" +
+	"\bbatching\x18\x06 \x01(\v2\x1d.sallyport.config.v1.BatchingR\bbatching\"y\n" +
+	"\bBatching\x12'\n" +
+	"\bmax_rows\x18\x01 \x01(\x03B\f\xbaH\t\"\a\x18\x80\xad\xe2\x04(\x02R\amaxRows\x12D\n" +
+	"\tmax_delay\x18\x02 \x01(\v2\x19.google.protobuf.DurationB\f\xbaH\t\xaa\x01\x06\"\x02\b\x012\x00R\bmaxDelay\"\xce\x04\n" +
 	"\rInputContract\x12\x1e\n" +
 	"\x04name\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01(\x80\x02R\x04name\x12\x15\n" +
@@ -339,20 +418,24 @@ func file_sallyport_config_v1_model_manifest_proto_rawDescGZIP() []byte {
 	return file_sallyport_config_v1_model_manifest_proto_rawDescData
 }
 
-var file_sallyport_config_v1_model_manifest_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
+var file_sallyport_config_v1_model_manifest_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
 var file_sallyport_config_v1_model_manifest_proto_goTypes = []any{
-	(*ModelManifest)(nil), // 0: sallyport.config.v1.ModelManifest
-	(*InputContract)(nil), // 1: sallyport.config.v1.InputContract
-	(*Column)(nil),        // 2: sallyport.config.v1.Column
+	(*ModelManifest)(nil),       // 0: sallyport.config.v1.ModelManifest
+	(*Batching)(nil),            // 1: sallyport.config.v1.Batching
+	(*InputContract)(nil),       // 2: sallyport.config.v1.InputContract
+	(*Column)(nil),              // 3: sallyport.config.v1.Column
+	(*durationpb.Duration)(nil), // 4: google.protobuf.Duration
 }
 var file_sallyport_config_v1_model_manifest_proto_depIdxs = []int32{
-	1, // 0: sallyport.config.v1.ModelManifest.inputs:type_name -> sallyport.config.v1.InputContract
-	2, // 1: sallyport.config.v1.InputContract.columns:type_name -> sallyport.config.v1.Column
-	2, // [2:2] is the sub-list for method output_type
-	2, // [2:2] is the sub-list for method input_type
-	2, // [2:2] is the sub-list for extension type_name
-	2, // [2:2] is the sub-list for extension extendee
-	0, // [0:2] is the sub-list for field type_name
+	2, // 0: sallyport.config.v1.ModelManifest.inputs:type_name -> sallyport.config.v1.InputContract
+	1, // 1: sallyport.config.v1.ModelManifest.batching:type_name -> sallyport.config.v1.Batching
+	4, // 2: sallyport.config.v1.Batching.max_delay:type_name -> google.protobuf.Duration
+	3, // 3: sallyport.config.v1.InputContract.columns:type_name -> sallyport.config.v1.Column
+	4, // [4:4] is the sub-list for method output_type
+	4, // [4:4] is the sub-list for method input_type
+	4, // [4:4] is the sub-list for extension type_name
+	4, // [4:4] is the sub-list for extension extendee
+	0, // [0:4] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_config_v1_model_manifest_proto_init() }
@@ -360,15 +443,15 @@ func file_sallyport_config_v1_model_manifest_proto_init() {
 	if File_sallyport_config_v1_model_manifest_proto != nil {
 		return
 	}
-	file_sallyport_config_v1_model_manifest_proto_msgTypes[1].OneofWrappers = []any{}
 	file_sallyport_config_v1_model_manifest_proto_msgTypes[2].OneofWrappers = []any{}
+	file_sallyport_config_v1_model_manifest_proto_msgTypes[3].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_config_v1_model_manifest_proto_rawDesc), len(file_sallyport_config_v1_model_manifest_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   3,
+			NumMessages:   4,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

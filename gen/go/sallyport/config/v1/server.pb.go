@@ -1714,9 +1714,15 @@ type Runtime struct {
 	Threads uint32 `protobuf:"varint,2,opt,name=threads,proto3" json:"threads,omitempty"`
 	// Runs at the same time; the number of processors unless set.
 	Concurrency uint32 `protobuf:"varint,3,opt,name=concurrency,proto3" json:"concurrency,omitempty"`
-	// Calls that may wait for a run; past that they get OVERLOADED. 256 unless
-	// set.
-	Queue         uint32 `protobuf:"varint,4,opt,name=queue,proto3" json:"queue,omitempty"`
+	// Calls that may wait for a run, and as many batches of streams; past that they
+	// get OVERLOADED. 256 unless set.
+	Queue uint32 `protobuf:"varint,4,opt,name=queue,proto3" json:"queue,omitempty"`
+	// How long a call may wait for a run, or for the time of 20 runs if that is more;
+	// 100ms unless set. A call that would have to wait for longer gets OVERLOADED at
+	// once. When calls have waited without a break for as long as that, only what waits
+	// no longer than one run, or a twentieth of this if that is more, is let in. Batches
+	// of streams wait for as long as it takes.
+	MaxQueueDelay *durationpb.Duration `protobuf:"bytes,5,opt,name=max_queue_delay,json=maxQueueDelay,proto3" json:"max_queue_delay,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1777,6 +1783,13 @@ func (x *Runtime) GetQueue() uint32 {
 		return x.Queue
 	}
 	return 0
+}
+
+func (x *Runtime) GetMaxQueueDelay() *durationpb.Duration {
+	if x != nil {
+		return x.MaxQueueDelay
+	}
+	return nil
 }
 
 var File_sallyport_config_v1_server_proto protoreflect.FileDescriptor
@@ -1935,12 +1948,13 @@ const file_sallyport_config_v1_server_proto_rawDesc = "" +
 	" \x01(\v2\x19.google.protobuf.DurationB\r\xbaH\n" +
 	"\xaa\x01\a\"\x03\b\x90\x1c*\x00R\fdrainTimeout\x12-\n" +
 	"\rstream_window\x18\v \x01(\rB\b\xbaH\x05*\x03\x18\x80\bR\fstreamWindow\x12F\n" +
-	"\x1amax_connections_per_caller\x18\f \x01(\rB\t\xbaH\x06*\x04\x18\xc0\x84=R\x17maxConnectionsPerCaller\"\x9f\x01\n" +
+	"\x1amax_connections_per_caller\x18\f \x01(\rB\t\xbaH\x06*\x04\x18\xc0\x84=R\x17maxConnectionsPerCaller\"\xf5\x01\n" +
 	"\aRuntime\x12\"\n" +
 	"\alibrary\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\alibrary\x12\"\n" +
 	"\athreads\x18\x02 \x01(\rB\b\xbaH\x05*\x03\x18\x80\bR\athreads\x12+\n" +
 	"\vconcurrency\x18\x03 \x01(\rB\t\xbaH\x06*\x04\x18\x80\x80\x04R\vconcurrency\x12\x1f\n" +
-	"\x05queue\x18\x04 \x01(\rB\t\xbaH\x06*\x04\x18\xc0\x84=R\x05queue*N\n" +
+	"\x05queue\x18\x04 \x01(\rB\t\xbaH\x06*\x04\x18\xc0\x84=R\x05queue\x12T\n" +
+	"\x0fmax_queue_delay\x18\x05 \x01(\v2\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\v\"\x03\b\x90\x1c2\x04\x10\xc0\x84=R\rmaxQueueDelay*N\n" +
 	"\n" +
 	"Durability\x12\x1a\n" +
 	"\x16DURABILITY_UNSPECIFIED\x10\x00\x12\f\n" +
@@ -2031,11 +2045,12 @@ var file_sallyport_config_v1_server_proto_depIdxs = []int32{
 	21, // 40: sallyport.config.v1.Bounds.max_connection_idle:type_name -> google.protobuf.Duration
 	21, // 41: sallyport.config.v1.Bounds.max_connection_age:type_name -> google.protobuf.Duration
 	21, // 42: sallyport.config.v1.Bounds.drain_timeout:type_name -> google.protobuf.Duration
-	43, // [43:43] is the sub-list for method output_type
-	43, // [43:43] is the sub-list for method input_type
-	43, // [43:43] is the sub-list for extension type_name
-	43, // [43:43] is the sub-list for extension extendee
-	0,  // [0:43] is the sub-list for field type_name
+	21, // 43: sallyport.config.v1.Runtime.max_queue_delay:type_name -> google.protobuf.Duration
+	44, // [44:44] is the sub-list for method output_type
+	44, // [44:44] is the sub-list for method input_type
+	44, // [44:44] is the sub-list for extension type_name
+	44, // [44:44] is the sub-list for extension extendee
+	0,  // [0:44] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_config_v1_server_proto_init() }
