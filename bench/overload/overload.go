@@ -27,9 +27,9 @@ type Settings struct {
 
 // Full is the goal of issue 5; Short sees that everything works; Moment is for tests.
 var (
-	Moment = Settings{Factor: 5, Duration: 300 * time.Millisecond, Probe: 200 * time.Millisecond}
+	Moment = Settings{Factor: 5, Duration: 300 * time.Millisecond, Probe: 400 * time.Millisecond}
 	Full   = Settings{Factor: 5, Duration: time.Minute, Probe: 10 * time.Second}
-	Short  = Settings{Factor: 5, Duration: 2 * time.Second, Probe: 500 * time.Millisecond}
+	Short  = Settings{Factor: 5, Duration: 4 * time.Second, Probe: 3 * time.Second}
 )
 
 // connections is how many each caller has: each takes a hundred calls at once.
@@ -83,14 +83,14 @@ func Run(ctx context.Context, site *target.Site, callers int, set Settings, prog
 		return nil, err
 	}
 	_, _ = fmt.Fprintf(progress, "capacity %.0f calls/s\n", r.Capacity)
-	open := load.Config{Callers: 4 * busy, Rate: r.Capacity / 5, Warmup: set.Probe / 4, Duration: set.Probe, Kind: target.Reason}
+	open := load.Config{Callers: 4 * busy, Rate: r.Capacity / 5, Duration: set.Probe, Kind: target.Reason}
 	if r.Unloaded, err = load.Run(ctx, open, newCaller); err != nil {
 		return nil, err
 	}
 	_, _ = fmt.Fprintf(progress, "at a fifth of it: p99 %v\n", r.Unloaded.Latency.Quantile(0.99))
 
 	w := watch.Start(ctx, p, max(set.Duration/120, 100*time.Millisecond))
-	open.Callers, open.Rate, open.Warmup, open.Duration = callers*connections*100, set.Factor*r.Capacity, 0, set.Duration
+	open.Callers, open.Rate, open.Duration = callers*connections*100, set.Factor*r.Capacity, set.Duration
 	open.Begin, open.End = r.cores(p)
 	begin := time.Now()
 	r.Overloaded, err = load.Run(ctx, open, newCaller)

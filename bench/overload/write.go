@@ -39,6 +39,8 @@ func (r *Results) checks() []check {
 	return []check{
 		{fmt.Sprintf("p99 of what is answered at most %g times that without load", goalP99),
 			fmt.Sprintf("%s to %s: %.2f times", report.Duration(p99), report.Duration(unloaded), ratio), ratio <= goalP99},
+		{"it was too much", fmt.Sprintf("%d of %d calls refused", r.Overloaded.AllErrors(), r.Overloaded.AllErrors()+r.Overloaded.Calls),
+			r.Overloaded.AllErrors() > 0},
 		{"all else is refused as " + overloaded, fmt.Sprintf("%d of %d otherwise: %v", others, r.Overloaded.AllErrors(), r.Overloaded.Errors), others == 0},
 		{fmt.Sprintf("refused within %v, p99", time.Duration(goalRefused*float64(time.Second))), report.Duration(refused), refused.Seconds() <= goalRefused},
 		{"answered at least three quarters of the capacity", fmt.Sprintf("%.2f of it", r.Overloaded.Rate()/r.Capacity), r.Overloaded.Rate() >= goalRate*r.Capacity},
@@ -67,8 +69,8 @@ func (r *Results) Write(dir string, machine *report.Machine) error {
 
 Written by `+"`make bench-overload`"+`: %d callers bring %g times of what the server can
 answer, for %v, evenly and whatever it answers; a latency counts from the time at which
-the call was to start. The model works for some milliseconds on a row of 256 bytes, so
-that client and gates are not what is short. The server has every gate on and nothing
+the call was to start. The model works for some 15 milliseconds on a row of 256 bytes,
+so that client and gates are not what is short. The server has every gate on and nothing
 tuned, and shares the processor with the client.
 
 `, r.Callers, r.Factor, r.Duration)

@@ -169,5 +169,11 @@ func Capacity(ctx context.Context, caller func(i int) load.Caller, callers int, 
 	if kinds := r.Kinds(); len(kinds) > 0 {
 		return 0, fmt.Errorf("capacity: %d calls at once and already %d of %s", callers, r.Errors[kinds[0]], kinds[0])
 	}
+	if r.Calls == 0 && d < 10*time.Second {
+		return Capacity(ctx, caller, callers, warmup, 4*d)
+	}
+	if r.Calls == 0 {
+		return 0, fmt.Errorf("capacity: no call was answered within %v", d)
+	}
 	return r.Rate(), nil
 }
