@@ -85,7 +85,7 @@ func processorTime(tb testing.TB) time.Duration {
 }
 
 // BenchmarkMerging is calls of one row to the example models by so many callers at a
-// time over mTLS, each run by itself and merged: what docs/decisions/0022 rests on.
+// time over mTLS, each run by itself and merged: what docs/decisions/0024 rests on.
 func BenchmarkMerging(b *testing.B) {
 	for _, m := range []struct{ name, data string }{{"breast-cancer", "breast-cancer"}, {"digits", "digits"}, {"ticket-routing", "tickets"}} {
 		for _, callers := range []int{16, 64} {

@@ -61,7 +61,7 @@ func newPatients(t *testing.T) *patients {
 	runner, err := onnxtest.Open(t).Load(artifact)
 	must(t, err)
 	defer func() { must(t, runner.Close()) }()
-	out, err := runner.Run(t.Context(), "", map[string]*model.Tensor{"features": in}, nil)
+	out, err := runner.Run(t.Context(), map[string]*model.Tensor{"features": in}, nil)
 	must(t, err)
 	for i := range s.rows {
 		at := func(j int) float32 {

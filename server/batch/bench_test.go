@@ -29,7 +29,7 @@ func matrix(n int64) graph.Graph {
 
 // BenchmarkRun is requests of one row by so many callers at a time, each run by itself
 // and merged: of the example models, of whose calls the model is the smaller part, and
-// of one for which a run costs far more than a row. docs/decisions/0022 rests on it.
+// of one for which a run costs far more than a row. docs/decisions/0024 rests on it.
 func BenchmarkRun(b *testing.B) {
 	const wide = 2048
 	for _, m := range []struct {
