@@ -9,7 +9,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 # Tools that only developers need have a module of their own, so that nothing
 # of theirs reaches the module that users import (docs/decisions/0003).
 TOOL    := go tool -modfile=.tools/go.mod
-# bench is a module of its own too (docs/decisions/0022).
+# bench is a module of its own too (docs/decisions/0024).
 BENCHTOOL := go tool -modfile=../.tools/go.mod
 FUZZTIME ?= 20s
 
