@@ -52,7 +52,7 @@ func (g *grower) called(ctx context.Context, index *policy.Index, n int) (Point,
 		ids[i] = target.Caller(i)
 		names[i] = ids[i].String()
 	}
-	turns, err := schedule.New(runtime.GOMAXPROCS(0), 256)
+	turns, err := schedule.New(schedule.Config{Turns: runtime.GOMAXPROCS(0), Waiters: 256})
 	if err != nil {
 		return Point{}, err
 	}
@@ -66,7 +66,7 @@ func (g *grower) called(ctx context.Context, index *policy.Index, n int) (Point,
 		return err
 	}
 	turn := func(i int) error {
-		t, err := turns.Acquire(ctx, names[i%n])
+		t, err := turns.Acquire(ctx, schedule.Request{Caller: names[i%n]})
 		if err == nil {
 			t.Release()
 		}
