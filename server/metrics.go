@@ -37,6 +37,7 @@ type Sources struct {
 	AuditQueue      func() int
 	AuditCommit     func() time.Duration
 	AuditRecords    func() uint64
+	AuditCommits    func() uint64
 	AuditFailures   func() uint64
 	AuditCheckpoint func() uint64
 	// WitnessFailures counts checkpoints that were not sent; 0 without a witness.
@@ -137,6 +138,7 @@ func NewMetrics(src Sources) *Metrics {
 		gauge("sallyport_audit_commit_seconds", "How long the last group commit took.",
 			func() float64 { return src.AuditCommit().Seconds() }),
 		counter("sallyport_audit_records_total", "Records in the audit log, those of earlier runs included.", src.AuditRecords),
+		counter("sallyport_audit_commits_total", "Group commits since the start: how often the disk was waited for.", src.AuditCommits),
 		counter("sallyport_audit_failures_total", "How often the audit log became unavailable since the start.", src.AuditFailures),
 		gauge("sallyport_audit_checkpoint_records", "Records that the last signed checkpoint covers.",
 			func() float64 { return float64(src.AuditCheckpoint()) }),

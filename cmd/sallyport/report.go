@@ -267,6 +267,7 @@ func (p *process) sources() server.Sources {
 		AuditQueue:      func() int { return p.audit.Stats().Queue },
 		AuditCommit:     func() time.Duration { return p.audit.Stats().LastCommit },
 		AuditRecords:    func() uint64 { return p.audit.Stats().Records },
+		AuditCommits:    func() uint64 { return p.audit.Stats().Commits },
 		AuditFailures:   func() uint64 { return p.audit.Stats().Failures },
 		AuditCheckpoint: func() uint64 { return p.audit.Stats().Checkpoint },
 		WitnessFailures: func() uint64 {
