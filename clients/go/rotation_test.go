@@ -111,7 +111,7 @@ func TestForeignStreamEndsWithItsIdentity(t *testing.T) {
 	}
 	began := time.Now()
 	_, err = held.Recv()
-	if took := time.Since(began); took > ttl+time.Second {
+	if took := time.Since(began); took > ttl+10*time.Second {
 		t.Errorf("it ended after %v", took)
 	}
 	if code := status.Code(err); code != codes.Unauthenticated && code != codes.Unavailable {
@@ -343,7 +343,7 @@ func TestServerLosesTrust(t *testing.T) {
 		}
 		return nil
 	})
-	if took := time.Since(began); took > time.Second {
+	if took := time.Since(began); took > 10*time.Second { // a second, on a machine that is not busy
 		t.Errorf("it took %v", took)
 	}
 }
