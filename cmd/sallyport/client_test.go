@@ -118,7 +118,7 @@ func TestHandshakes(t *testing.T) {
 		},
 		{
 			name:  "no identity issued",
-			flags: clientFlags{server: []string{address}, socket: authority.Socket("nobody"), timeout: 200 * time.Millisecond},
+			flags: clientFlags{server: []string{address}, socket: authority.Socket("nobody"), timeout: 3 * time.Second},
 			code:  exitFailed,
 			want:  "issues no identity to this process",
 		},

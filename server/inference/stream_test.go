@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	inferencev1 "github.com/sallyport/sallyport/gen/go/sallyport/inference/v1"
 	"github.com/sallyport/sallyport/server/onnx/onnxtest"
@@ -156,11 +157,22 @@ func TestCancelledStreamStopsTheModel(t *testing.T) {
 		}
 	}
 	cancel()
-	ctx, cancel = context.WithTimeout(t.Context(), patience)
+	spins(t, client)
+}
+
+// spins waits until the spinning model answers: as long as the runs before have not
+// been stopped, a call is refused.
+func spins(t *testing.T, client inferencev1.PredictionServiceClient) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	if _, err := client.Predict(ctx, &inferencev1.PredictRequest{Model: "spinning", Inputs: rounds(1)}); err != nil {
-		t.Error(err)
-	}
+	eventually(t, "a call is answered", func() bool {
+		_, err := client.Predict(ctx, &inferencev1.PredictRequest{Model: "spinning", Inputs: rounds(1)})
+		if err != nil && status.Code(err) != codes.ResourceExhausted {
+			t.Fatal(err)
+		}
+		return err == nil
+	})
 }
 
 // TestDrainIsAnnounced on streams that wait, that run and that do not read. What
