@@ -78,7 +78,7 @@ func openStream(model string) *inferencev1.PredictStreamRequest {
 // hung waits until the server has a call of the method open.
 func (w *world) hung(t *testing.T, method string) {
 	t.Helper()
-	for deadline := time.Now().Add(2 * time.Second); ; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(time.Millisecond) {
 		if interceptors.OpenCalls(w.chain, method) > 0 {
 			return
 		}
