@@ -211,7 +211,8 @@ func readTable(t *testing.T, path string) []string {
 // by default few enough for every day, and twice.
 const rowsEnv = "SALLYPORT_BATCH_ROWS"
 
-// A run whose server is killed and restarted answers every row exactly once, with what ONNX Runtime alone answers, in bounded memory.
+// A run whose server is killed and restarted answers every row exactly once, with
+// what ONNX Runtime alone answers, in bounded memory.
 func TestBatchExactlyOnce(t *testing.T) {
 	rows, kills := int64(20_000), int64(2)
 	if env := os.Getenv(rowsEnv); env != "" {
