@@ -109,11 +109,15 @@ func connect(t *testing.T, addr string, cfg *tls.Config) *tls.Conn {
 	return conn
 }
 
+// prompt is within a second, with room for a busy machine: nothing else would end
+// what is waited for.
+const prompt = 10 * time.Second
+
 // closed waits for the other side to hang up and returns how long that took.
 func closed(t *testing.T, conn net.Conn) time.Duration {
 	t.Helper()
 	start := time.Now()
-	_ = conn.SetReadDeadline(start.Add(3 * time.Second))
+	_ = conn.SetReadDeadline(start.Add(2 * prompt))
 	_, err := conn.Read(make([]byte, 1))
 	if timeout := net.Error(nil); err == nil || errors.As(err, &timeout) && timeout.Timeout() {
 		t.Fatalf("not closed: %v", err)
@@ -208,7 +212,7 @@ func TestRecheck(t *testing.T) {
 				}
 			}
 			for _, id := range tt.ends {
-				if took := closed(t, conns[id]); took > time.Second {
+				if took := closed(t, conns[id]); took > prompt {
 					t.Errorf("closed after %v", took)
 				}
 				delete(conns, id)
@@ -224,7 +228,7 @@ func TestRecheck(t *testing.T) {
 			if again := d.creds.Recheck(); len(again) != 0 {
 				t.Errorf("%d sessions ended again", len(again))
 			}
-			for deadline := time.Now().Add(2 * time.Second); d.creds.Connections() > 0; {
+			for deadline := time.Now().Add(prompt); d.creds.Connections() > 0; {
 				if time.Now().After(deadline) {
 					t.Fatalf("%d connections are remembered after their end", d.creds.Connections())
 				}
@@ -238,7 +242,7 @@ func TestRecheck(t *testing.T) {
 func TestSessionEndsWithItsSVID(t *testing.T) {
 	ca := identitytest.NewCA(t, "sallyport.test")
 	d := openDoor(t, identitytest.NewSource(ca.SVID(t, "/sallyport"), ca.Bundle()), nil)
-	end := time.Now().Add(2 * time.Second).Truncate(time.Second)
+	end := time.Now().Add(4 * time.Second).Truncate(time.Second)
 	conn := connect(t, d.addr, tlsConfig(ca.SVID(t, "/clinic/triage", identitytest.Valid(end.Add(-time.Minute), end))))
 	ended := make(chan time.Time, 1)
 	session := d.session(clinic)
@@ -248,17 +252,17 @@ func TestSessionEndsWithItsSVID(t *testing.T) {
 	}
 	select {
 	case at := <-ended:
-		if late := at.Sub(end); late < 0 || late > time.Second {
+		if late := at.Sub(end); late < 0 || late > prompt {
 			t.Errorf("session ended %v after the SVID", late)
 		}
-	case <-time.After(4 * time.Second):
+	case <-time.After(2 * prompt):
 		t.Fatal("the session does not end")
 	}
 	if !errors.Is(session.Err(), identity.ErrExpired) {
 		t.Errorf("session ended: %v", session.Err())
 	}
 	closed(t, conn)
-	if late := time.Since(end); late > time.Second {
+	if late := time.Since(end); late > prompt {
 		t.Errorf("closed %v after the SVID ended", late)
 	}
 }
@@ -343,7 +347,7 @@ func TestSessionEndsWithTheShorterChain(t *testing.T) {
 	ca := identitytest.NewCA(t, "sallyport.test")
 	src := identitytest.NewSource(ca.SVID(t, "/sallyport"), ca.Bundle())
 	d := openDoor(t, src, nil)
-	end := time.Now().Add(2 * time.Second).Truncate(time.Second)
+	end := time.Now().Add(4 * time.Second).Truncate(time.Second)
 	// The intermediate is an authority for now: then its own end does not count.
 	svid := ca.SVID(t, "/clinic/triage", identitytest.Intermediate(identitytest.Valid(end.Add(-time.Hour), end)))
 	src.SetBundles(x509bundle.FromX509Authorities(home, svid.Certificates[1:]))
@@ -354,7 +358,7 @@ func TestSessionEndsWithTheShorterChain(t *testing.T) {
 		t.Fatalf("ended: %v", ended[0].Err())
 	}
 	closed(t, conn)
-	if late := time.Since(end); !errors.Is(session.Err(), identity.ErrExpired) || late < 0 || late > time.Second {
+	if late := time.Since(end); !errors.Is(session.Err(), identity.ErrExpired) || late < 0 || late > prompt {
 		t.Errorf("ended %v after the chain: %v", late, session.Err())
 	}
 }

@@ -130,7 +130,7 @@ func TestOpenFails(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			_, err := identity.Open(t.Context(), identity.Config{WorkloadAPI: tt.address, StartTimeout: 300 * time.Millisecond})
+			_, err := identity.Open(t.Context(), identity.Config{WorkloadAPI: tt.address, StartTimeout: 3 * time.Second})
 			if err == nil {
 				t.Fatal("no error")
 			}

@@ -53,7 +53,7 @@ func TestServerHandshakeUnfinished(t *testing.T) {
 			ca := identitytest.NewCA(t, "sallyport.test")
 			s := serve(t, identitytest.NewSource(ca.SVID(t, "/sallyport"), ca.Bundle()),
 				identity.ServerConfig{TrustDomains: []spiffeid.TrustDomain{home}},
-				grpc.ConnectionTimeout(100*time.Millisecond))
+				grpc.ConnectionTimeout(time.Second))
 			conn, err := new(net.Dialer).DialContext(t.Context(), "tcp", s.addr)
 			if err != nil {
 				t.Fatal(err)

@@ -30,6 +30,7 @@ import (
 	"github.com/sallyport/sallyport/interceptors/policy"
 	"github.com/sallyport/sallyport/interceptors/quota"
 	"github.com/sallyport/sallyport/server"
+	scheduling "github.com/sallyport/sallyport/server/batch"
 	"github.com/sallyport/sallyport/server/inference"
 	"github.com/sallyport/sallyport/server/model"
 	"github.com/sallyport/sallyport/server/onnx/onnxtest"
@@ -125,7 +126,12 @@ func newWorld(tb testing.TB, opts worldOptions) *world {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	service, err := inference.New(inference.Config{Models: models, Window: 8, BatchTimeout: 30 * time.Second})
+	// On a busy machine a call may wait for a run for longer than a server lets it.
+	scheduler, err := scheduling.New(scheduling.Config{MaxDelay: time.Hour})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	service, err := inference.New(inference.Config{Models: models, Scheduler: scheduler, Window: 8, BatchTimeout: 30 * time.Second})
 	if err != nil {
 		tb.Fatal(err)
 	}

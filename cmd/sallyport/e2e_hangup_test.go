@@ -35,7 +35,7 @@ func TestHangup(t *testing.T) {
 			t.Fatal(err)
 		}
 		// The policy would be looked at after ten seconds by itself.
-		err := within(patience/5, func() error {
+		err := within(9*time.Second, func() error {
 			m := s.metrics(t)
 			if g, st := m.value("sallyport_policy_generation"), m.value("sallyport_policy_stale"); g != generation || st != stale {
 				return fmt.Errorf("generation %v, stale %v; want %v, %v", g, st, generation, stale)

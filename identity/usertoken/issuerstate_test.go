@@ -294,7 +294,7 @@ func TestIssuerStateWhileIssuerHangs(t *testing.T) {
 // may take.
 func until(t *testing.T, done func() bool) {
 	t.Helper()
-	for end := time.Now().Add(5 * time.Second); !done(); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(8 * time.Second); !done(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("still not")
 		}

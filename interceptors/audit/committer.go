@@ -71,6 +71,11 @@ func (l *Log) gather() {
 // finish commits what waits, with one attempt to recover, signs it and lets go.
 func (l *Log) finish() {
 	l.commit()
+	// No probe comes after this: what went to a file that has lost its place is not
+	// where it is looked for.
+	if !l.failed() {
+		l.atDisk(l.w.check)
+	}
 	if l.flush(); l.failed() {
 		l.probe()
 		l.commit()
@@ -83,6 +88,8 @@ func (l *Log) finish() {
 	defer l.mu.Unlock()
 	if n := len(l.queue); n > 0 {
 		l.closeErr = errors.Join(unavailable(fmt.Errorf("close: %d records were not written: %w", n, l.failure)), l.closeErr)
+	} else if l.failure != nil {
+		l.closeErr = errors.Join(unavailable(fmt.Errorf("close: %w", l.failure)), l.closeErr)
 	}
 }
 

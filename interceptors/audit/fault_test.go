@@ -365,3 +365,28 @@ func TestCloseTellsWhatIsLost(t *testing.T) {
 		t.Errorf("Close: %v, want ErrUnavailable and the number of records", err)
 	}
 }
+
+// Records that went where nobody will look for them are lost, too, although they
+// were written.
+func TestCloseTellsThatThePlaceIsLost(t *testing.T) {
+	for name, enqueued := range map[string]int{"something waits": 1, "nothing waits": 0} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				dir := filepath.Join(t.TempDir(), "audit")
+				l := open(t, audit.Config{Key: key, Dir: dir})
+				appendCalls(t, l, 1, 1)
+				if err := os.Rename(dir, dir+"-away"); err != nil {
+					t.Fatal(err)
+				}
+				for i := range enqueued {
+					if err := l.Enqueue(call(i + 2)); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if err := l.Close(); !errors.Is(err, audit.ErrUnavailable) || !errors.Is(err, os.ErrNotExist) {
+					t.Errorf("Close: %v", err)
+				}
+			})
+		})
+	}
+}

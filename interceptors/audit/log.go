@@ -336,7 +336,8 @@ func (l *Log) Stats() Stats {
 }
 
 // Close refuses further records, commits those that wait and unlocks the
-// directory. It returns an error if some could not be committed. It waits for
+// directory. It returns an error if some could not be committed or signed, or are
+// no longer where the log has its place. It waits for
 // Config.Timeout at most; a disk that hangs for longer keeps the directory
 // locked until the process ends. A second Close waits and returns nil.
 func (l *Log) Close() error {

@@ -289,7 +289,7 @@ func TestCompileRefusesConditions(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			start := time.Now()
 			ix, err := policy.Compile(under(tt.when))
-			if took := time.Since(start); took > 5*time.Second {
+			if took := time.Since(start); took > 20*time.Second {
 				t.Errorf("it took %v", took)
 			}
 			if tt.want == nil { // harmless, if it compiles
@@ -355,7 +355,7 @@ func TestHostileValues(t *testing.T) {
 			tt.r(&r)
 			start := time.Now()
 			d := ix.Decide(r)
-			if took := time.Since(start); took > 2*time.Second {
+			if took := time.Since(start); took > 10*time.Second {
 				t.Errorf("it took %v", took)
 			}
 			if d.Outcome != tt.want || len(d.Detail) > 512 {
@@ -528,7 +528,7 @@ func FuzzCost(f *testing.F) {
 			return
 		}
 		ix.Decide(r)
-		if took := time.Since(start); took > 5*time.Second {
+		if took := time.Since(start); took > 20*time.Second {
 			t.Errorf("%s takes %v", when, took)
 		}
 		// CEL rounds each step to a whole one, up or down.

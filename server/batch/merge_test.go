@@ -242,7 +242,7 @@ func TestRequestsWaitForOthers(t *testing.T) {
 	dir := t.TempDir()
 	write(t, dir, "slow", picky(), "batching: {max_rows: 4, max_delay: 1s}")
 	write(t, dir, "quick", picky(), "batching: {max_rows: 4, max_delay: 0.001s}")
-	w := open(t, dir, batch.Config{Concurrency: 4})
+	w := open(t, dir, batch.Config{Concurrency: 4, MaxDelay: time.Hour})
 	slow, quick := w.version(t, "slow", 1), w.version(t, "quick", 1)
 	start := time.Now()
 	if _, _, err := w.Run(t.Context(), ask(quick, "a", ints(1))); err != nil || time.Since(start) < time.Millisecond {

@@ -198,12 +198,7 @@ func TestStreamsThatAreReset(t *testing.T) {
 		t.Errorf("%d bytes are left of %d streams", grown, connections*rounds_)
 	}
 	// No model runs on, and others are served.
-	client := w.dial(t, w.address)
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	if _, err := client.Predict(ctx, &inferencev1.PredictRequest{Model: "spinning", Inputs: rounds(1)}); err != nil {
-		t.Error(err)
-	}
+	spins(t, w.dial(t, w.address))
 }
 
 // forever is a number of rounds that nobody waits for.

@@ -63,7 +63,7 @@ func (w *world) attack(tb testing.TB, settings ...http2.Setting) *attacker {
 }
 
 // patience is how long the tests wait for what must come.
-const patience = time.Minute
+const patience = 3 * time.Minute
 
 func (a *attacker) check(err error) {
 	a.tb.Helper()

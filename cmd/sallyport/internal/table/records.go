@@ -29,13 +29,13 @@ func openRecords(f *os.File, format Format) (r records, err error) {
 	case FormatParquet:
 		return openParquet(f)
 	case FormatStream:
-		s, err := ipc.NewReader(f)
+		s, err := ipc.NewReader(f, ipc.WithAllocator(bounded{memory.DefaultAllocator}))
 		if err != nil {
 			return nil, err
 		}
 		return &arrowStream{reader: s}, nil
 	}
-	a, err := ipc.NewFileReader(f)
+	a, err := ipc.NewFileReader(f, ipc.WithAllocator(bounded{memory.DefaultAllocator}))
 	if err != nil {
 		return nil, err
 	}
