@@ -120,7 +120,7 @@ func TestBudgetUsedUp(t *testing.T) {
 				switch d := d.(type) {
 				case *errdetails.QuotaFailure:
 					v := d.GetViolations()[0]
-					named = v.GetSubject() == "rows a day" && strings.Contains(v.GetDescription(), "the budget is 5")
+					named = v.GetSubject() == "day-rows" && strings.Contains(v.GetDescription(), "the budget is 5")
 				case *errdetails.RetryInfo:
 					off := (d.GetRetryDelay().AsDuration() - left).Abs()
 					retry = off < time.Minute || off > 24*time.Hour-time.Minute // midnight passes

@@ -66,17 +66,12 @@ func quotaLimits(l *policy.Limits) quota.Limits {
 	}
 }
 
-// rateLimits are the names that the headers use, and their units where they are
-// not requests. Model time is in milliseconds.
-var rateLimits = [quota.Kinds]struct{ name, unit string }{
-	quota.KindRequests:   {`"requests"`, ""},
-	quota.KindRows:       {`"rows"`, `;qu="rows"`},
-	quota.KindDayRows:    {`"day-rows"`, `;qu="rows"`},
-	quota.KindDayBytes:   {`"day-bytes"`, `;qu="content-bytes"`},
-	quota.KindDayTime:    {`"day-model-time"`, `;qu="milliseconds"`},
-	quota.KindMonthRows:  {`"month-rows"`, `;qu="rows"`},
-	quota.KindMonthBytes: {`"month-bytes"`, `;qu="content-bytes"`},
-	quota.KindMonthTime:  {`"month-model-time"`, `;qu="milliseconds"`},
+// rateUnits are the units that the headers use where they are not requests. Model
+// time is in milliseconds.
+var rateUnits = [quota.Kinds]string{
+	quota.KindRows:    `;qu="rows"`,
+	quota.KindDayRows: `;qu="rows"`, quota.KindDayBytes: `;qu="content-bytes"`, quota.KindDayTime: `;qu="milliseconds"`,
+	quota.KindMonthRows: `;qu="rows"`, quota.KindMonthBytes: `;qu="content-bytes"`, quota.KindMonthTime: `;qu="milliseconds"`,
 }
 
 // shown is an amount as the headers have it.
@@ -113,7 +108,7 @@ func policyHeader(l *quota.Limits) string {
 			b = append(b, ";w="...)
 			b = strconv.AppendInt(b, int64(window), 10)
 		}
-		b = append(b, rateLimits[kind].unit...)
+		b = append(b, rateUnits[kind]...)
 	}
 	return string(b)
 }
@@ -143,7 +138,9 @@ func item(b []byte, k quota.Kind) []byte {
 	if len(b) > 0 {
 		b = append(b, ", "...)
 	}
-	return append(b, rateLimits[k].name...)
+	b = append(b, '"')
+	b = append(b, k.String()...)
+	return append(b, '"')
 }
 
 // header sets the response header, once. With g it says what the caller may use,

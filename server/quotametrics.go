@@ -48,13 +48,8 @@ func (q *quotaUse) Collect(to chan<- prometheus.Metric) {
 			if !u.Standing.Knows(quota.Kind(k)) {
 				continue
 			}
-			one(quotaLimits[k], most-u.Standing.Left[k], most)
+			one(quota.Kind(k).String(), most-u.Standing.Left[k], most)
 		}
 		one("streams", u.Streams, u.Limits.MaxStreams)
 	}
-}
-
-// quotaLimits are the values of the label limit.
-var quotaLimits = [quota.Kinds]string{
-	"requests", "rows", "day_rows", "day_bytes", "day_model_time", "month_rows", "month_bytes", "month_model_time",
 }

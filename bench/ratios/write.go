@@ -26,9 +26,10 @@ const method = `Written by ` + "`make bench`" + `; %s a slice, %d slices of each
 - **bare** is what one writes by hand to have the models behind mTLS: grpc-go with
   its defaults, go-spiffe's TLS, ONNX Runtime called directly ([bare](bare),
   [engine](engine)). No policy, no quotas, no rules for what comes in, no record.
-- **Sallyport** is ` + "`sallyport serve`" + ` with every gate on and nothing tuned: a policy of
+- **Sallyport** is ` + "`sallyport serve`" + ` with every gate on: a policy of
   forty roles, quotas, validation, the model's contract, the audit log signed and
-  its records durable before an answer leaves (REQUIRED).
+  its records durable before an answer leaves (REQUIRED). Nothing is tuned but
+  ` + "`max_queue_delay`" + ` (10 s), so that calls may wait as they do at the bare server.
 - Both are processes of their own, load the same models with the same settings
   (one thread a run) and answer the same bytes alike, which is checked first.
 - The client is the same for both: grpc-go over one connection, requests serialized

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -115,7 +116,7 @@ func (f *batchFlags) check() error {
 		format := table.Format(cmp.Or(of.format, string(table.FormatOf(of.name))))
 		switch {
 		case format == "":
-			return usage(fmt.Errorf("%s %s: in which format? give %s-format", of.flag, of.name, of.flag))
+			return usage(fmt.Errorf("%s %s: the name says no format; give %s-format, one of %s", of.flag, of.name, of.flag, strings.Join(table.Formats, ", ")))
 		case of.name == batch.Pipe && !format.Text():
 			return usage(fmt.Errorf("%s -: only csv and jsonl can be piped, not %s", of.flag, format))
 		}
@@ -130,7 +131,7 @@ func runBatch(cmd *cobra.Command, name string, flags batchFlags) error {
 	// A file that cannot be read is told before anybody is called.
 	if flags.input != batch.Pipe {
 		if _, err := os.Stat(flags.input); err != nil {
-			return err
+			return fmt.Errorf("--input: %w", err)
 		}
 	}
 	stdin, _ := cmd.InOrStdin().(*os.File)

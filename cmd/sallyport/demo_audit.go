@@ -24,6 +24,9 @@ func (d *demo) trail(ctx context.Context) error {
 	if err := showAudit(ctx, d.out, audit.View{Dir: dir}, &showFlags{}); err != nil {
 		return err
 	}
+	if _, _, err := d.covered(ctx, dir); err != nil {
+		return err
+	}
 	d.sent("sallyport audit verify %s", dir)
 	return verifyAudit(d.out, dir, trust{})
 }
@@ -40,24 +43,7 @@ func (d *demo) prove(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var call string
-	for rec, err := range (audit.View{Dir: dir}).Records(ctx, 0) {
-		if err != nil {
-			return err
-		}
-		if rec.GetReason() == string(interceptors.PolicyDenied) {
-			call = rec.GetCallId()
-		}
-	}
-	var proof []byte
-	for patience := time.Now().Add(10 * time.Second); ; {
-		if proof, err = audit.Prove(dir, call, nil); err == nil || !errors.Is(err, audit.ErrNotCovered) || time.Now().After(patience) {
-			break
-		}
-		if !pause(ctx, 50*time.Millisecond) {
-			return ctx.Err()
-		}
-	}
+	call, proof, err := d.covered(ctx, dir)
 	if err != nil {
 		return err
 	}
@@ -68,6 +54,26 @@ func (d *demo) prove(ctx context.Context) error {
 		return err
 	}
 	return showProven(d.out, proven, false)
+}
+
+// covered proves the last call that the policy denied, once a checkpoint covers it.
+func (d *demo) covered(ctx context.Context, dir string) (call string, proof []byte, err error) {
+	for rec, err := range (audit.View{Dir: dir}).Records(ctx, 0) {
+		if err != nil {
+			return "", nil, err
+		}
+		if rec.GetReason() == string(interceptors.PolicyDenied) {
+			call = rec.GetCallId()
+		}
+	}
+	for patience := time.Now().Add(10 * time.Second); ; {
+		if proof, err = audit.Prove(dir, call, nil); err == nil || !errors.Is(err, audit.ErrNotCovered) || time.Now().After(patience) {
+			return call, proof, err
+		}
+		if !pause(ctx, 50*time.Millisecond) {
+			return "", nil, ctx.Err()
+		}
+	}
 }
 
 // expectRecords waits until the log has one record of each scene: those of

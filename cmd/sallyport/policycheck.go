@@ -96,9 +96,35 @@ func noteBudgets(w io.Writer, p *configv1.Policy) error {
 			return err
 		}
 	}
+	if err := noteStoreFailure(w, p, len(ix.Budgeted()) > 0); err != nil {
+		return err
+	}
 	if len(ix.Budgeted()) > 0 {
 		_, err = fmt.Fprintln(w, "note: budgets need a store: a server without quota.redis in its configuration refuses this policy")
 	}
+	return err
+}
+
+// noteStoreFailure says which roles are served while the store of quotas does not
+// answer, if a role says so or has a budget.
+func noteStoreFailure(w io.Writer, p *configv1.Policy, budgets bool) error {
+	var local []string
+	for _, r := range p.GetRoles() {
+		if r.GetLimits().GetOnStoreFailure() == configv1.OnStoreFailure_LOCAL {
+			local = append(local, printable(r.GetName()))
+		}
+	}
+	if len(local) == 0 && !budgets {
+		return nil
+	}
+	text := "REFUSE for all roles"
+	if len(local) > 0 {
+		text = "LOCAL for " + strings.Join(local, ", ")
+	}
+	if len(local) > 0 && len(local) < len(p.GetRoles()) {
+		text += "; REFUSE for the others"
+	}
+	_, err := fmt.Fprintln(w, "on_store_failure:", text)
 	return err
 }
 

@@ -43,13 +43,6 @@ type quotaLimit struct {
 	ResetSeconds float64 `json:"reset_seconds,omitempty"`
 }
 
-// quotaNames are the names of the kinds, as in the ratelimit header.
-var quotaNames = [quota.Kinds]string{
-	quota.KindRequests: "requests", quota.KindRows: "rows",
-	quota.KindDayRows: "day-rows", quota.KindDayBytes: "day-bytes", quota.KindDayTime: "day-model-time",
-	quota.KindMonthRows: "month-rows", quota.KindMonthBytes: "month-bytes", quota.KindMonthTime: "month-model-time",
-}
-
 // limitsOf are the limits of a use that are set.
 func limitsOf(u *quota.Use) []quotaLimit {
 	var limits []quotaLimit
@@ -58,7 +51,7 @@ func limitsOf(u *quota.Use) []quotaLimit {
 			continue
 		}
 		l := quotaLimit{
-			Limit: quotaNames[k], Most: most, Left: u.Standing.Left[k], Used: most - u.Standing.Left[k],
+			Limit: quota.Kind(k).String(), Most: most, Left: u.Standing.Left[k], Used: most - u.Standing.Left[k],
 			Held: u.Held[k], ResetSeconds: u.Standing.Reset[k].Round(time.Millisecond).Seconds(),
 		}
 		if k == int(quota.KindDayTime) || k == int(quota.KindMonthTime) {

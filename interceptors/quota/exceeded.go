@@ -35,9 +35,9 @@ const (
 )
 
 var limitNames = [...]string{"unknown", "requests", "rows", "rows per request", "streams", "callers",
-	"rows a day", "bytes a day", "model time a day", "rows a month", "bytes a month", "model time a month"}
+	"day-rows", "day-bytes", "day-model-time", "month-rows", "month-bytes", "month-model-time"}
 
-// String is the limit's name: "rows per request".
+// String is the limit's name: "rows per request", "day-rows".
 func (l Limit) String() string { return limitNames[int(l)%len(limitNames)] }
 
 // Budget tells whether the limit is one of a budget: then RetryAfter is until its

@@ -54,6 +54,10 @@ const (
 // Amounts are one amount for each Kind.
 type Amounts [Kinds]int64
 
+// String is the counter's name, the same in refusals, headers, metrics and pages:
+// "requests", "day-rows".
+func (k Kind) String() string { return k.limit().String() }
+
 // limit is the Limit that a refusal for the kind names.
 func (k Kind) limit() Limit {
 	return [Kinds]Limit{Requests, Rows, DayRows, DayBytes, DayTime, MonthRows, MonthBytes, MonthTime}[k]

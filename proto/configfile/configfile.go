@@ -38,6 +38,9 @@ func Parse(path string, data []byte, m proto.Message) (err error) {
 		return fmt.Errorf("%s: larger than %d bytes", path, maxBytes)
 	}
 	if err := checkYAML(data, m.ProtoReflect().Descriptor()); err != nil {
+		if slip := (*slipError)(nil); errors.As(err, &slip) {
+			return fmt.Errorf("%s:%w", path, err) // as protoyaml writes it
+		}
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	if err := (protoyaml.UnmarshalOptions{Path: path, Validator: validator{}}).Unmarshal(data, m); err != nil {
@@ -104,7 +107,10 @@ func checkKeys(node *yaml.Node, schema protoreflect.MessageDescriptor) error {
 			if other := schema.Fields().ByJSONName(key.Value); field == nil && other != nil {
 				return fmt.Errorf("line %d: %q is written %q", key.Line, key.Value, other.Name())
 			}
-			if field != nil {
+			if meant := nearest(key.Value, schema); field == nil && meant != "" {
+				return &slipError{key.Line, key.Column, key.Value, meant}
+			}
+			if field != nil && !field.IsMap() {
 				inner = field.Message()
 			}
 		}

@@ -14,7 +14,9 @@ func TestParseRefuses(t *testing.T) {
 	const path = "dir/file.yaml"
 	for name, tt := range map[string]struct{ yaml, want string }{
 		"rule broken":                     {"description: x\nmax_rows: -1\n", path + ":2:11 max_rows: must be"},
-		"unknown field":                   {"max_rowz: 1\n", path + `:1:1 unknown field "max_rowz"`},
+		"unknown field":                   {"max_rowz: 1\n", path + `:1:1 unknown field "max_rowz"; is "max_rows" meant?`},
+		"unknown inner field":             {"batching:\n  max_row: 64\n", path + `:2:3 unknown field "max_row"; is "max_rows" meant?`},
+		"unknown field, near none":        {"port: 1\n", path + `:1:1 unknown field "port", expected one of [`},
 		"wrong type":                      {"max_rows: many\n", path + ":1:11 "},
 		"key twice":                       {"max_rows: 1\nmax_rows: 2\n", path + `: line 2: key "max_rows" comes twice`},
 		"inner key twice":                 {"inputs:\n- name: x\n  max: 1\n  max: 9\n", path + `: line 4: key "max" comes twice`},

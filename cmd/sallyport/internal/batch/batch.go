@@ -11,6 +11,7 @@ import (
 	"math"
 	"os"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -157,6 +158,9 @@ func (s *atomicShare) Load() float64   { return math.Float64frombits(s.bits.Load
 
 // prepare opens everything, and goes to where an earlier run stopped.
 func (r *run) prepare(ctx context.Context) (err error) {
+	if err := r.apart(); err != nil {
+		return err
+	}
 	if r.Output != Pipe {
 		if r.place, err = takePlace(r.Output, r.Overwrite); err != nil {
 			return err
@@ -209,7 +213,7 @@ func (r *run) describe(ctx context.Context, begun bool) (*inferencev1.Model, err
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("signature of the model: %w", err)
+		return nil, fmt.Errorf("model %q: %w", r.Model, err)
 	}
 	m := answer.GetModel()
 	if begun && m.GetDigest() != r.state.Digest {
@@ -237,6 +241,9 @@ func (r *run) open(ctx context.Context, m *inferencev1.Model, begun bool) (err e
 	r.reader, err = table.Open(r.input, r.InputFormat, table.Options{
 		Specs: m.GetInputs(), Keep: r.Keep, Ignore: r.Ignore, JSON: r.OutputFormat == table.FormatJSONL, Rows: 1, Bytes: maxBatchBytes,
 	})
+	if errors.Is(err, table.ErrUnknownColumns) {
+		return fmt.Errorf("%s: %w or pass them on with --keep", r.Input, err)
+	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", r.Input, err)
 	}
@@ -278,8 +285,9 @@ func (r *run) open(ctx context.Context, m *inferencev1.Model, begun bool) (err e
 // chooseOutputs are the outputs that the table gets.
 func (r *run) chooseOutputs(all []*inferencev1.TensorSpec) ([]*inferencev1.TensorSpec, error) {
 	var chosen []*inferencev1.TensorSpec
-	var names []string
+	var names, has []string
 	for _, s := range all {
+		has = append(has, s.GetName())
 		wanted := slices.Contains(r.Outputs, s.GetName())
 		if wanted && !byRows(s) {
 			return nil, fmt.Errorf("output %q has no row for each of the inputs", s.GetName())
@@ -291,7 +299,7 @@ func (r *run) chooseOutputs(all []*inferencev1.TensorSpec) ([]*inferencev1.Tenso
 	}
 	for _, name := range r.Outputs {
 		if !slices.Contains(names, name) {
-			return nil, fmt.Errorf("the model has no output %q", name)
+			return nil, fmt.Errorf("the model has no output %q; it has %s", name, strings.Join(has, ", "))
 		}
 	}
 	if len(chosen) == 0 {

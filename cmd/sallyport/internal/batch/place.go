@@ -35,6 +35,11 @@ func takePlace(output string, overwrite bool) (*place, error) {
 	if _, err := os.Lstat(output); err == nil && !overwrite {
 		return nil, fmt.Errorf("%s is there already; --overwrite replaces it", output)
 	}
+	if info, err := os.Stat(filepath.Dir(output)); err != nil {
+		return nil, fmt.Errorf("--output %s: its directory: %w", output, err)
+	} else if !info.IsDir() {
+		return nil, fmt.Errorf("--output %s: %s is no directory", output, filepath.Dir(output))
+	}
 	for p.lock == nil {
 		if err := os.Mkdir(p.dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 			return nil, err
@@ -109,6 +114,30 @@ func (p *place) remove() error {
 		return nil
 	}
 	return err
+}
+
+// apart is that no two of the run's files are the same: one would be written over
+// while it is read, or instead of the other.
+func (r *run) apart() error {
+	files := []struct{ flag, path string }{{"--input", r.Input}, {"--output", r.Output}, {"--errors", r.Errors}}
+	for i, a := range files {
+		for _, b := range files[:i] {
+			if a.path != "" && a.path != Pipe && b.path != Pipe && samePath(a.path, b.path) {
+				return fmt.Errorf("%s and %s are the same file, %s", b.flag, a.flag, a.path)
+			}
+		}
+	}
+	return nil
+}
+
+// samePath tells whether two paths lead to one file, or would if it were there.
+func samePath(a, b string) bool {
+	same := func(a, b string) bool {
+		infoA, errA := os.Stat(a)
+		infoB, errB := os.Stat(b)
+		return errA == nil && errB == nil && os.SameFile(infoA, infoB)
+	}
+	return same(a, b) || filepath.Base(a) == filepath.Base(b) && same(filepath.Dir(a), filepath.Dir(b))
 }
 
 func same(open *os.File, path string) bool {

@@ -1,6 +1,7 @@
 package table
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -57,6 +58,9 @@ func place(where string, header []string, specs []*inferencev1.TensorSpec, ignor
 	return places, unknown(rest, ignore)
 }
 
+// ErrUnknownColumns is that a table has columns of which the model does not know.
+var ErrUnknownColumns = errors.New("the model has no such columns")
+
 // unknown refuses columns that the model does not know, unless they are ignored.
 func unknown(names, ignore []string) error {
 	if slices.Contains(ignore, All) {
@@ -64,7 +68,7 @@ func unknown(names, ignore []string) error {
 	}
 	names = slices.DeleteFunc(names, func(name string) bool { return slices.Contains(ignore, name) })
 	if len(names) > 0 {
-		return fmt.Errorf("the model has no such columns: %s; leave them out with --ignore", tensor.Names(names))
+		return fmt.Errorf("%w: %s; leave them out with --ignore", ErrUnknownColumns, tensor.Names(names))
 	}
 	return nil
 }

@@ -1,0 +1,56 @@
+package configfile
+
+import (
+	"fmt"
+
+	"google.golang.org/protobuf/reflect/protoreflect"
+)
+
+// slipError is that a field is not known, but one of nearly that name is.
+type slipError struct {
+	line, column int
+	name, meant  string
+}
+
+func (e *slipError) Error() string {
+	return fmt.Sprintf("%d:%d unknown field %q; is %q meant?", e.line, e.column, e.name, e.meant)
+}
+
+// nearest is the field that a name is most likely a slip of, one or two letters
+// off; "" if none is.
+func nearest(name string, schema protoreflect.MessageDescriptor) string {
+	const most = 2
+	best, found := most+1, ""
+	for i := range schema.Fields().Len() {
+		field := string(schema.Fields().Get(i).Name())
+		// A short name is two letters off from anything.
+		if d := distance(name, field); d < best && d < len(field)/2 {
+			best, found = d, field
+		}
+	}
+	return found
+}
+
+// distance is how many bytes have to be put in, left out or replaced to make b of a.
+// Names much longer than any field's are not looked at.
+func distance(a, b string) int {
+	if len(a) > 2*len(b) {
+		return len(a)
+	}
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			other := diagonal
+			if a[i] != b[j] {
+				other = 1 + min(diagonal, row[j], row[j+1])
+			}
+			diagonal, row[j+1] = row[j+1], other
+		}
+	}
+	return row[len(b)]
+}
