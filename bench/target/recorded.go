@@ -167,6 +167,9 @@ func Capacity(ctx context.Context, caller func(i int) load.Caller, callers int, 
 		return 0, err
 	}
 	if kinds := r.Kinds(); len(kinds) > 0 {
+		if callers > 1 && len(kinds) == 1 && kinds[0] == "OVERLOADED" {
+			return Capacity(ctx, caller, callers/2, warmup, d) // so many are too many for a busy machine
+		}
 		return 0, fmt.Errorf("capacity: %d calls at once and already %d of %s", callers, r.Errors[kinds[0]], kinds[0])
 	}
 	if r.Calls == 0 && d < 10*time.Second {

@@ -143,7 +143,7 @@ func (s *batchSite) disturb(t *testing.T, cmd *exec.Cmd, output string, over <-c
 	s.crash()
 	<-time.After(rand.N(20 * time.Millisecond)) // somewhere in its work
 	_ = cmd.Process.Kill()                      // it may have ended
-	<-over                                      // killed
+	<-over                                      //nolint:errcheck // killed
 	_, err := os.Stat(output)
 	return err != nil
 }

@@ -124,7 +124,7 @@ func TestSlowIssuer(t *testing.T) {
 	if !errors.Is(err, identity.ErrKeysUnavailable) || !errors.Is(err, context.DeadlineExceeded) {
 		t.Error(err)
 	}
-	_ = v.Close() // while the fetch hangs
+	_ = v.Close()                                        // while the fetch hangs
 	if took := time.Since(began); took > 8*time.Second { // a fetch may take 10 s
 		t.Errorf("took %v", took)
 	}

@@ -226,7 +226,7 @@ func (f *flow) carry(ctx context.Context, stream *sallyport.Stream) (err error) 
 		}
 		if f.ended && len(f.flights) == 0 {
 			stream.CloseSend()
-			<-failed // how it ends does not matter: every row is answered
+			<-failed //nolint:errcheck // how it ends does not matter: every row is answered
 			return nil
 		}
 		var chunks <-chan read
