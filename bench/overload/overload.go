@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"time"
 
 	"github.com/sallyport/sallyport/bench/load"
@@ -41,10 +42,11 @@ type Results struct {
 	Callers int
 	// Capacity is calls a second with all cores busy.
 	Capacity float64
-	// Unloaded is at a fifth of the capacity, Overloaded at Factor times of it.
-	Unloaded, Overloaded *load.Result
-	Recorded             *target.Recorded
-	Samples              watch.Samples
+	// Light is at a fifth of the capacity, Unloaded at half of it, where no call waits for
+	// another unless the machine is held up; Overloaded at Factor times of it.
+	Light, Unloaded, Overloaded *load.Result
+	Recorded                    *target.Recorded
+	Samples                     watch.Samples
 	// ServerCores and ClientCores are how many of them each kept busy under overload.
 	ServerCores, ClientCores float64
 }
@@ -78,16 +80,22 @@ func Run(ctx context.Context, site *target.Site, callers int, set Settings, prog
 	var answers target.Answers
 	caller := func(i int) load.Caller { return answers.Caller(conn(i), request.Unary) }
 	newCaller := func(i int) (load.Caller, error) { return caller(i), nil }
-	const busy = 8 // calls at once, that keep every core busy
+	// One more than turns: whenever a run ends another waits, and no queue stands, which
+	// the server would refuse.
+	busy := runtime.GOMAXPROCS(0) + 1
 	if r.Capacity, err = target.Capacity(ctx, caller, busy, set.Probe/4, set.Probe); err != nil {
 		return nil, err
 	}
 	_, _ = fmt.Fprintf(progress, "capacity %.0f calls/s\n", r.Capacity)
 	open := load.Config{Callers: 4 * busy, Rate: r.Capacity / 5, Duration: set.Probe, Kind: target.Reason}
+	if r.Light, err = load.Run(ctx, open, newCaller); err != nil {
+		return nil, err
+	}
+	open.Rate = r.Capacity / 2
 	if r.Unloaded, err = load.Run(ctx, open, newCaller); err != nil {
 		return nil, err
 	}
-	_, _ = fmt.Fprintf(progress, "at a fifth of it: p99 %v\n", r.Unloaded.Latency.Quantile(0.99))
+	_, _ = fmt.Fprintf(progress, "at a fifth of it: p99 %v; at half: p99 %v\n", r.Light.Latency.Quantile(0.99), r.Unloaded.Latency.Quantile(0.99))
 
 	w := watch.Start(ctx, p, max(set.Duration/120, 100*time.Millisecond))
 	open.Callers, open.Rate, open.Duration = callers*connections*100, set.Factor*r.Capacity, set.Duration

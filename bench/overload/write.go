@@ -85,11 +85,13 @@ tuned, and shares the processor with the client.
 	for _, row := range []struct {
 		name string
 		rate float64
-	}{{"a fifth of the capacity", r.Capacity / 5}, {"overload", r.Capacity * r.Factor}} {
-		res := r.Unloaded
-		if row.name == "overload" {
-			res = r.Overloaded
-		}
+		*load.Result
+	}{
+		{"a fifth of the capacity", r.Capacity / 5, r.Light},
+		{"half of it, which is called without load", r.Capacity / 2, r.Unloaded},
+		{"overload", r.Capacity * r.Factor, r.Overloaded},
+	} {
+		res := row.Result
 		t.Row(row.name, report.Count(row.rate), report.Count(res.Rate()), report.Count(float64(res.AllErrors())/res.Elapsed.Seconds()),
 			report.Duration(res.Latency.Quantile(0.5)), report.Duration(res.Latency.Quantile(0.99)), report.Duration(res.Latency.Quantile(0.999)),
 			report.Duration(res.Failed.Quantile(0.5)), report.Duration(res.Failed.Quantile(0.99)), report.Duration(res.Late.Quantile(0.99)))

@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	ort "github.com/yalue/onnxruntime_go"
@@ -22,6 +23,9 @@ type runner struct {
 	session  *ort.DynamicAdvancedSession
 	bindings bindings
 	close    sync.Once
+	// long tells that the last run that was not prompt by its binding was not so
+	// at all.
+	long atomic.Bool
 }
 
 var _ model.Runner = (*runner)(nil)
@@ -147,7 +151,14 @@ func (r *runner) run(ctx context.Context, feeds, fetched []ort.Value) error {
 	defer func() { _ = options.Destroy() }()
 	terminated := make(chan error, 1)
 	stop := context.AfterFunc(ctx, func() { terminated <- options.Terminate() })
+	back := func() {}
+	if r.long.Load() {
+		back = stepAside()
+	}
+	start := time.Now()
 	err = r.session.RunWithOptions(feeds, fetched, options)
+	r.long.Store(time.Since(start) > promptly)
+	back()
 	if !stop() {
 		err = errors.Join(err, <-terminated)
 	}

@@ -24,21 +24,34 @@ func (d *delay) longest(run time.Duration) time.Duration {
 	return max(d.most, turnsOfDelay*run)
 }
 
-// bound is what the wait that a call has before it must be less than.
-func (d *delay) bound(now time.Time, run time.Duration) time.Duration {
+// patience is how long a call whose turn takes run waits before it is given up. In a
+// queue that stands, for twice what it was let in for: then turns take longer than they
+// did, and one that comes in its stead is answered sooner.
+func (d *delay) patience(run time.Duration) time.Duration {
+	if d.standing {
+		return 2 * d.longest(run) / turnsOfDelay
+	}
+	return d.longest(run)
+}
+
+// bound is what the wait that a call has before it must be less than; began tells that
+// the queue has just been found to stand.
+func (d *delay) bound(now time.Time, run time.Duration) (_ time.Duration, began bool) {
 	longest := d.longest(run)
 	if over := now.Sub(d.began); over >= longest {
 		waited := d.waiting.at(now) - d.had
 		// A queue that is kept short is empty in between however much comes: it has to
 		// be so half of the time before it is taken to do without.
+		was := d.standing
 		d.standing = waited >= over-over/turnsOfDelay || d.standing && waited >= over/2
 		d.began, d.had = now, d.waiting.at(now)
+		began = d.standing && !was
 	}
 	if d.standing {
 		// The rest is for what is left of the turns that go on, which is not known.
-		return longest / turnsOfDelay * 3 / 4
+		return longest / turnsOfDelay * 3 / 4, began
 	}
-	return longest
+	return longest, began
 }
 
 // stopwatch is a clock that runs now and then.

@@ -108,6 +108,66 @@ func TestOverloadIsRefused(t *testing.T) {
 	}
 }
 
+// What waits for longer than a queue that stands lets in is refused as soon as it is
+// found to stand: so from then on nobody is answered late.
+func TestStandingQueueIsShed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const run, most = 5 * time.Millisecond, 100 * time.Millisecond
+		c := bounded(t, 1, most)
+		var mu sync.Mutex // guards late
+		late := 0
+		begin := time.Now()
+		for range 1000 {
+			c.calls.Go(func() {
+				came := time.Now()
+				turn, err := c.queue.Acquire(t.Context(), schedule.Request{Caller: "a"})
+				if err != nil {
+					return
+				}
+				if time.Since(begin) > most+2*run && time.Since(came) > 2*run {
+					mu.Lock()
+					late++
+					mu.Unlock()
+				}
+				time.Sleep(run)
+				turn.Release()
+			})
+			time.Sleep(run / 5)
+		}
+		c.calls.Wait()
+		if late > 0 {
+			t.Errorf("%d turns came late", late)
+		}
+	})
+}
+
+// In a queue that stands a call is given up when turns take longer than they did.
+func TestWaitInStandingQueueIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const run = 5 * time.Millisecond
+		c := bounded(t, 1, 100*time.Millisecond)
+		for i := range 600 {
+			took := run
+			if i >= 500 {
+				took = time.Second
+			}
+			c.come(t.Context(), "a", took)
+			time.Sleep(run / 5)
+		}
+		// A turn of a second goes on.
+		for range 20 {
+			came := time.Now()
+			if _, err := c.queue.Acquire(t.Context(), schedule.Request{Caller: "a"}); !errors.Is(err, schedule.ErrFull) {
+				t.Fatalf("got %v, want %v", err, schedule.ErrFull)
+			}
+			if took := time.Since(came); took > 2*run {
+				t.Fatalf("refused after %v", took)
+			}
+			time.Sleep(time.Millisecond)
+		}
+	})
+}
+
 // When it is over, bursts are served again.
 func TestOverloadEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

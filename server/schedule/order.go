@@ -191,9 +191,15 @@ func (o *order) backlog() time.Duration {
 
 // lastToCome is the waiter whose turn comes last, if that is after one more turn of
 // the caller; else nil.
-func (o *order) lastToCome(caller string) *waiter {
+func (o *order) lastToCome(caller string) *waiter { return o.lastAfter(o.begins(caller)) }
+
+// hindmost is the waiter whose turn comes last; nil if nobody waits.
+func (o *order) hindmost() *waiter { return o.lastAfter(-1) }
+
+// lastAfter is the waiter whose turn comes last, if it begins after its caller has had
+// as much; else nil.
+func (o *order) lastAfter(latest time.Duration) *waiter {
 	var last *account
-	latest := o.begins(caller)
 	for _, a := range o.waiting {
 		if begins := a.had + time.Duration(a.waiters.Len()-1)*a.estimate; begins > latest {
 			last, latest = a, begins

@@ -75,7 +75,8 @@ type Config struct {
 // the time of 20 turns if that is more, as long as the queue comes to be empty now
 // and then, so that a burst is served. Once it has stood for as long as that, more
 // comes than can be run, and whoever is let in waits for nothing but all that is
-// before it: then only the time of one turn, or a twentieth of MaxDelay. Batches
+// before it: then only the time of one turn, or a twentieth of MaxDelay. What then
+// waits for longer is refused, so that it is not answered late. Batches
 // wait for as long as it takes: a stream sends no more before they are answered.
 //
 // Turns that go on are not interrupted.
@@ -171,8 +172,11 @@ func (q *Queue) enter(ctx context.Context, r Request) (_ *waiter, most time.Dura
 	now := time.Now()
 	o := q.of(r)
 	if !r.Batch && q.cfg.MaxDelay > 0 {
+		bound, began := q.delay.bound(now, o.typical)
+		if began {
+			q.shed(bound)
+		}
 		wait := q.each(o.ahead(r.Caller))
-		bound := q.delay.bound(now, o.typical)
 		if wait >= bound {
 			return nil, 0, &FullError{Wait: wait}
 		}
@@ -188,7 +192,7 @@ func (q *Queue) enter(ctx context.Context, r Request) (_ *waiter, most time.Dura
 			o.remove(last)
 			last.done <- &FullError{Wait: wait}
 		}
-		most = q.delay.longest(o.typical)
+		most = q.delay.patience(o.typical)
 	}
 	if o.waiters >= q.cfg.Waiters {
 		give := o.newestOfMost(o.waitersOf(r.Caller) + 1)
@@ -204,6 +208,20 @@ func (q *Queue) enter(ctx context.Context, r Request) (_ *waiter, most time.Dura
 	q.setClocks(now)
 	w.since = q.clock.at(now)
 	return w, most, nil
+}
+
+// shed refuses the calls that are too late by a bound that holds from now on. They came
+// while it might have been a burst; run, they would be answered late, and so would all
+// who come before the queue is as short as it is to be. q.mu is held.
+func (q *Queue) shed(bound time.Duration) {
+	for last := q.calls.hindmost(); last != nil; last = q.calls.hindmost() {
+		wait := q.each(q.calls.backlog() - last.account.estimate)
+		if wait < bound {
+			return
+		}
+		q.calls.remove(last)
+		last.done <- &FullError{Wait: wait}
+	}
 }
 
 // each is what of the time of turns, one after the other, is of each of those that go
