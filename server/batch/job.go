@@ -18,10 +18,15 @@ type key struct {
 	// outputs are those asked for, and shapes those of the inputs but for their rows
 	// and what the signature says anyway.
 	outputs, shapes string
+	// caller is whose they all are; empty if they may be of anybody who is not apart.
+	caller string
 }
 
-func keyOf(r Request) key {
+func (s *Scheduler) keyOf(r Request) key {
 	k := key{version: r.Version, stream: r.Stream}
+	if s.apart.has(r.Caller) {
+		k.caller = r.Caller
+	}
 	if len(r.Outputs) > 0 {
 		names := slices.Clone(r.Outputs)
 		slices.Sort(names)
@@ -73,8 +78,8 @@ const (
 	left
 )
 
-func newJob(ctx context.Context, r Request) *job {
-	return &job{Request: r, ctx: ctx, key: keyOf(r), arrived: time.Now(), done: make(chan struct{})}
+func (s *Scheduler) newJob(ctx context.Context, r Request) *job {
+	return &job{Request: r, ctx: ctx, key: s.keyOf(r), arrived: time.Now(), done: make(chan struct{})}
 }
 
 // wait waits for the run that has taken the job, or for the end of its context.

@@ -62,7 +62,7 @@ func (s *Scheduler) lead(turn schedule.Turn, own *job) (map[string]*model.Tensor
 	took, err := m.run()
 	s.cfg.Merged(own.Version.Name, len(jobs), m.rows, err)
 	if err != nil {
-		shares = m.singly(took)
+		shares = s.singly(m, took)
 	}
 	return own.outputs, own.ran, own.err
 }
@@ -135,31 +135,48 @@ func (m *merged) run() (took time.Duration, err error) {
 }
 
 // singly runs each job by itself after the run of all has failed, and returns whose
-// the time is: that which was lost is of those that fail by themselves, too.
-func (m *merged) singly(lost time.Duration) []schedule.Share {
+// the time is. That which was lost is of those at fault, too, who are merged with no
+// others for a while: who fails by itself or, if nobody does, has left before that was
+// known.
+func (s *Scheduler) singly(m *merged, lost time.Duration) []schedule.Share {
 	shares := make([]schedule.Share, len(m.jobs))
-	wrong := int64(0) // rows of those that fail
-	var failed []int
+	var failed, gone []int
 	for i, j := range m.jobs {
 		shares[i].Caller = j.Caller
 		if !j.state.CompareAndSwap(running, reading) {
-			continue // it has left
+			gone = append(gone, i)
+			continue
 		}
 		if err := j.ctx.Err(); err != nil {
+			gone = append(gone, i)
 			j.finish(nil, j.part(lost), err)
 			continue
 		}
 		outputs, took, err := run(j.ctx, j.Request)
 		shares[i].Weight = int64(took)
-		if err != nil && j.ctx.Err() == nil {
-			wrong += j.Rows
+		switch {
+		case err != nil && j.ctx.Err() != nil:
+			gone = append(gone, i)
+		case err != nil:
 			failed = append(failed, i)
 			took += j.part(lost)
 		}
 		j.finish(outputs, took, err)
 	}
+	if failed == nil {
+		failed = gone
+	}
+	if len(failed) == len(m.jobs) {
+		return shares // a run for which nobody waits any more, or that cannot be
+	}
+	wrong := int64(0) // rows of those at fault
 	for _, i := range failed {
-		shares[i].Weight += int64(float64(lost) * float64(m.jobs[i].Rows) / float64(wrong))
+		wrong += m.jobs[i].Rows
+	}
+	for _, i := range failed {
+		j := m.jobs[i]
+		shares[i].Weight += int64(float64(lost) * float64(j.Rows) / float64(wrong))
+		s.apart.add(j.Caller)
 	}
 	return shares
 }

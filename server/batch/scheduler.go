@@ -40,6 +40,7 @@ type Scheduler struct {
 	cfg   Config
 	turns *schedule.Queue
 	lobby lobby
+	apart apart
 }
 
 // Request is a run of a model that is asked for.
@@ -105,7 +106,7 @@ func (s *Scheduler) Run(ctx context.Context, r Request) (_ map[string]*model.Ten
 	if b == nil || r.Rows >= b.MaxRows {
 		return s.alone(ctx, r)
 	}
-	j := newJob(ctx, r)
+	j := s.newJob(ctx, r)
 	if b.MaxDelay > 0 && !s.lobby.wait(j) {
 		return j.wait()
 	}
