@@ -18,6 +18,10 @@ import (
 // openTimeout is how long the server may take to open a stream.
 const openTimeout = 30 * time.Second
 
+// maxWindow is the largest window that a server can be configured to have. It is
+// memory of the client.
+const maxWindow = 1024
+
 const callIDHeader = "sallyport-call-id"
 
 // leg is one RPC of a stream.
@@ -88,6 +92,9 @@ func (s *Stream) openLeg(ctx context.Context) (*leg, error) {
 	opened := first.GetOpened()
 	if opened == nil {
 		return nil, errors.New("the server did not open the stream")
+	}
+	if n := opened.GetWindow(); n > maxWindow {
+		return nil, fmt.Errorf("the server's window is %d batches, more than any has: %d", n, maxWindow)
 	}
 	if s.opened == nil {
 		s.opened = opened
@@ -205,7 +212,11 @@ func (s *Stream) take(l *leg, r *inferencev1.StreamResult) (goesOn bool, err err
 	if b == nil {
 		return false, fmt.Errorf("the server answered a batch that was not sent: %d", r.GetSequence())
 	}
-	if c := codes.Code(r.GetStatus().GetCode()); (c == codes.Canceled || c == codes.Unavailable) && b.put+1 < s.cfg.Retry.Attempts { //nolint:gosec // a status code is a small number
+	c := codes.Code(r.GetStatus().GetCode()) //nolint:gosec // a status code is a small number
+	if c == codes.OK && r.GetOutputs() == nil {
+		return false, fmt.Errorf("the server answered batch %d with neither outputs nor an error", b.sequence)
+	}
+	if (c == codes.Canceled || c == codes.Unavailable) && b.put+1 < s.cfg.Retry.Attempts {
 		// The RPC ends under it; it stays among what was sent.
 		b.put++
 		return false, nil

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	spb "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
@@ -141,6 +142,16 @@ func echoSome(stream serverStream, n int) error {
 		}
 	}
 	return nil
+}
+
+// echoOne answers the next batch with a result that knows only what is in it.
+func echoOne(stream serverStream, r *inferencev1.StreamResult) error {
+	m, err := stream.Recv()
+	if err != nil {
+		return err
+	}
+	r.Sequence = m.GetBatch().GetSequence()
+	return stream.Send(&inferencev1.PredictStreamResponse{Message: &inferencev1.PredictStreamResponse_Result{Result: r}})
 }
 
 func number(n int64) map[string]*inferencev1.Tensor {
@@ -365,6 +376,12 @@ func TestStreamEnds(t *testing.T) {
 		{"two answers to a batch", func(_ int, s serverStream) error {
 			return errors.Join(accept(s), echoSome(s, 3), s.Send(answer(&inferencev1.StreamBatch{Sequence: 3})))
 		}, "a batch that was not sent: 3", 1},
+		{"neither outputs nor an error", func(_ int, s serverStream) error {
+			return errors.Join(accept(s), echoSome(s, 3), echoOne(s, &inferencev1.StreamResult{}))
+		}, "neither outputs nor an error", 1},
+		{"an error that is none", func(_ int, s serverStream) error {
+			return errors.Join(accept(s), echoSome(s, 3), echoOne(s, &inferencev1.StreamResult{Result: &inferencev1.StreamResult_Status{Status: &spb.Status{}}}))
+		}, "neither outputs nor an error", 1},
 		{"another version", func(n int, s serverStream) error {
 			return errors.Join(s.Send(opened(6+int64(n), "sha256:00")), echoSome(s, 3))
 		}, sallyport.ErrModelChanged.Error(), 2},
@@ -503,6 +520,22 @@ func TestStreamWindow(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// A server's window is memory of the client.
+func TestStreamWindowThatNoServerHas(t *testing.T) {
+	server := &script{rpc: func(_ int, _ *inferencev1.StreamOpen, s serverStream) error {
+		first := opened(7, "sha256:00")
+		first.GetOpened().Window = 1 << 24
+		return errors.Join(s.Send(first), echo(s))
+	}}
+	s, err := sallyport.OpenStream(t.Context(), serveInMemory(t, server), sallyport.StreamConfig{Model: "m"})
+	if err == nil {
+		_ = s.Close()
+	}
+	if err == nil || !strings.Contains(err.Error(), "window") {
+		t.Errorf("opened with %v", err)
+	}
 }
 
 // Whatever its user does, nothing is left of a stream: synctest fails if a
