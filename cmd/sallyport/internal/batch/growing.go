@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"syscall"
 )
 
 // growing is a file that only grows. What a crash left behind the bytes that are
@@ -19,7 +20,7 @@ type growing struct {
 
 // grow opens a file that has so many durable bytes.
 func grow(path string, durable int64) (*growing, error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600) //nolint:gosec // the file that the user named, or our own
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR|syscall.O_NOFOLLOW, 0o600) //nolint:gosec // the file that the user named, or our own
 	if err != nil {
 		return nil, err
 	}

@@ -24,6 +24,7 @@ type place struct {
 
 const (
 	checkpointFile = "checkpoint.json"
+	nextFile       = checkpointFile + ".next"
 	answersFile    = "answers"
 	finalFile      = "final"
 )
@@ -38,7 +39,7 @@ func takePlace(output string, overwrite bool) (*place, error) {
 		if err := os.Mkdir(p.dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 			return nil, err
 		}
-		lock, err := os.Open(p.dir)
+		lock, err := os.OpenFile(p.dir, os.O_RDONLY|syscall.O_DIRECTORY|syscall.O_NOFOLLOW, 0)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // another run has just finished
 		}
@@ -63,15 +64,51 @@ func takePlace(output string, overwrite bool) (*place, error) {
 		p.release() // finished between the two looks
 		return nil, fmt.Errorf("%s is there already; --overwrite replaces it", output)
 	}
-	if overwrite {
-		for _, name := range []string{checkpointFile, answersFile, finalFile} {
-			if err := os.Remove(p.path(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				p.release()
-				return nil, err
-			}
-		}
+	err := p.private()
+	if err == nil && overwrite {
+		err = p.clear()
+	}
+	if err != nil {
+		p.begun = true // so that it stays
+		p.release()
+		return nil, err
 	}
 	return p, nil
+}
+
+// private tells whether what is in the directory is ours. In a directory that others
+// may write to they can be there first, with a link to a file that we would write to.
+func (p *place) private() error {
+	info, err := p.lock.Stat()
+	if err != nil {
+		return err
+	}
+	if owner, ok := info.Sys().(*syscall.Stat_t); !ok || int(owner.Uid) != os.Geteuid() || info.Mode().Perm()&0o022 != 0 {
+		return fmt.Errorf("%s belongs to another user, or others may write to it: remove it", p.dir)
+	}
+	return nil
+}
+
+// clear removes our files from the directory.
+func (p *place) clear() error {
+	for _, name := range []string{checkpointFile, nextFile, answersFile, finalFile} {
+		if err := os.Remove(p.path(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// remove removes the directory, unless it holds files that are not ours.
+func (p *place) remove() error {
+	err := p.clear()
+	if err == nil {
+		err = os.Remove(p.dir)
+	}
+	if errors.Is(err, syscall.ENOTEMPTY) {
+		return nil
+	}
+	return err
 }
 
 func same(open *os.File, path string) bool {
@@ -110,7 +147,7 @@ func (p *place) save(s *state) error {
 	if err != nil {
 		return err
 	}
-	next := p.path(checkpointFile + ".next")
+	next := p.path(nextFile)
 	f, err := os.OpenFile(next, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600) //nolint:gosec // in our own directory
 	if err != nil {
 		return err
@@ -145,7 +182,7 @@ func (p *place) finish(format table.Format) error {
 	if err := errors.Join(parent.Sync(), parent.Close()); err != nil {
 		return err
 	}
-	return os.RemoveAll(p.dir)
+	return p.remove()
 }
 
 func (p *place) convert(to string, format table.Format) error {
@@ -165,7 +202,7 @@ func (p *place) convert(to string, format table.Format) error {
 // release unlocks the place. What was never worth a checkpoint is removed.
 func (p *place) release() {
 	if !p.begun && same(p.lock, p.dir) {
-		_ = os.RemoveAll(p.dir) // it holds nothing of worth
+		_ = p.remove() // it holds nothing of worth
 	}
 	_ = p.lock.Close() // opened for reading only
 }

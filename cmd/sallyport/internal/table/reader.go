@@ -146,7 +146,8 @@ func (r *Reader) Next() (*Chunk, error) {
 	}
 	c := &Chunk{From: r.at, To: r.at}
 	in := NewInputs(r.options.Specs)
-	for len(c.Numbers)+len(c.Faults) < r.options.Rows && in.bytes() < r.options.Bytes {
+	for len(c.Numbers)+len(c.Faults) < r.options.Rows && in.bytes() < r.options.Bytes &&
+		c.To.Offset-c.From.Offset < int64(textPerByte*r.options.Bytes) {
 		if r.err = r.row(c, in); r.err != nil {
 			break
 		}
@@ -207,6 +208,10 @@ func (r *Reader) row(c *Chunk, in *Inputs) error {
 	c.Numbers = append(c.Numbers, number)
 	return r.source.keep()
 }
+
+// textPerByte is how much text a chunk may have for each byte of inputs. What columns
+// that are kept hold takes memory too.
+const textPerByte = 8
 
 // Limit says how many rows a chunk may have from now on.
 func (r *Reader) Limit(rows int) { r.options.Rows = rows }

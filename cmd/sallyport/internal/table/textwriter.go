@@ -22,12 +22,16 @@ type csvWriter struct {
 	cells  []string
 }
 
+// maxSpread is the most cells of an output. Wider ones no program opens, and a server
+// that names such a width must not take all memory for the first line.
+const maxSpread = 1 << 20
+
 // spread is how many cells an output takes; 0 for one of JSON.
 func spread(shape []int64) int {
 	switch {
 	case depth(shape) == 0:
 		return 1
-	case len(shape) == 2 && shape[1] > 0:
+	case len(shape) == 2 && shape[1] > 0 && shape[1] <= maxSpread:
 		return int(shape[1])
 	}
 	return 0

@@ -21,7 +21,27 @@ func Check(t *inferencev1.Tensor) error {
 	if want := model.Elements(t.GetShape()); int64(n) != want {
 		return fmt.Errorf("a tensor of shape %v and type %s has %d elements", t.GetShape(), TypeName(t.GetDataType()), n)
 	}
+	if n == 0 && emptyLists(t.GetShape()) > maxEmpty {
+		return fmt.Errorf("a tensor of shape %v has no elements, but more than %d lists", t.GetShape(), maxEmpty)
+	}
 	return nil
+}
+
+// maxEmpty bounds the lists of a tensor without elements: a few bytes must not be
+// written out as 2^40 of them.
+const maxEmpty = 1 << 20
+
+// emptyLists is how many lists a shape with a dimension of 0 has, or a number beyond
+// maxEmpty.
+func emptyLists(shape []int64) int64 {
+	n := int64(1)
+	for _, d := range shape {
+		if d == 0 || n > maxEmpty {
+			break
+		}
+		n *= min(d, maxEmpty+1)
+	}
+	return n
 }
 
 func Count(t *inferencev1.Tensor) int {
