@@ -79,7 +79,7 @@ func diagnose(ctx context.Context, addr string, last error) string {
 // hint says what to look at when err is what came instead of an SVID.
 func hint(err error) string {
 	switch {
-	case err == nil:
+	case err == nil || strings.Contains(err.Error(), "reading server preface"):
 		return "connections are taken, but nothing answers; is this a SPIFFE Workload API?"
 	case errors.Is(err, fs.ErrNotExist):
 		return "the socket does not exist; is the SPIFFE agent running, and is this its socket?"

@@ -318,7 +318,7 @@ func TestPredictStreamRefused(t *testing.T) {
 				a.GetResult().Result = nil
 				return s.Send(a)
 			}),
-			"rows 1 to 2: the server answered without outputs",
+			"the server answered batch 1 with neither outputs nor an error",
 		},
 		{
 			"always draining",
