@@ -34,9 +34,9 @@ func (b *bench) gates(ctx context.Context, start func(*target.Process, error) (*
 		name string
 		set  target.Sallyport
 	}{
-		{"records WRITTEN", target.Sallyport{Durability: "WRITTEN"}},
-		{"records ASYNC", target.Sallyport{Durability: "ASYNC"}},
-		{"records ASYNC, a policy of one role", target.Sallyport{Durability: "ASYNC", Policy: target.PolicyOf(1)}},
+		{"records WRITTEN", target.Sallyport{Durability: "WRITTEN", Runtime: patient}},
+		{"records ASYNC", target.Sallyport{Durability: "ASYNC", Runtime: patient}},
+		{"records ASYNC, a policy of one role", target.Sallyport{Durability: "ASYNC", Policy: target.PolicyOf(1), Runtime: patient}},
 	} {
 		if err := add(other.name, other.set); err != nil {
 			return nil, err

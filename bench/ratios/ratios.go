@@ -34,10 +34,10 @@ type Settings struct {
 // once would else be refused, which is right for callers and no measure of speed.
 const patient = "max_queue_delay: 10s"
 
-// Full takes some seven minutes, Short half a minute; Moment is for tests.
+// Full takes some five minutes, Short half a minute; Moment is for tests.
 var (
 	Moment = Settings{Rounds: 1, Warmup: 2 * time.Millisecond, Slice: 20 * time.Millisecond, Most: 2}
-	Full   = Settings{Rounds: 5, Warmup: 200 * time.Millisecond, Slice: time.Second}
+	Full   = Settings{Rounds: 3, Warmup: 200 * time.Millisecond, Slice: time.Second}
 	Short  = Settings{Rounds: 2, Warmup: 20 * time.Millisecond, Slice: 80 * time.Millisecond}
 )
 
