@@ -29,9 +29,9 @@ type Settings struct {
 	Warmup, Slice, Batch time.Duration
 }
 
-// Full takes some eight minutes, Short one, half of it to start everything.
+// Full takes some four minutes, Short one, half of it to start everything.
 var (
-	Full   = Settings{Rounds: 5, Warmup: 300 * time.Millisecond, Slice: 1500 * time.Millisecond, Batch: 2500 * time.Millisecond}
+	Full   = Settings{Rounds: 3, Warmup: 300 * time.Millisecond, Slice: 1000 * time.Millisecond, Batch: 1500 * time.Millisecond}
 	Short  = Settings{Rounds: 2, Warmup: 50 * time.Millisecond, Slice: 200 * time.Millisecond, Batch: 400 * time.Millisecond}
 	Moment = Settings{Rounds: 1, Warmup: 10 * time.Millisecond, Slice: 50 * time.Millisecond, Batch: 100 * time.Millisecond}
 )
