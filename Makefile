@@ -117,7 +117,7 @@ build-bench: build
 	cd bench && CGO_ENABLED=1 go build -o ../$(BIN)/bench .
 
 .PHONY: bench
-bench: build-bench ## compare with a server without gates and with ONNX Runtime alone, 8 minutes; BENCH=short tries it
+bench: build-bench ## compare with a server without gates and with ONNX Runtime alone, 5 minutes; BENCH=short tries it
 	go test -run '^$$' -bench '^BenchmarkGates$$' -benchmem $(if $(filter full,$(BENCH)),,-benchtime 10ms) ./interceptors >build/bench/gates.txt
 	$(call MEASURE,run) --gates build/bench/gates.txt
 
@@ -138,7 +138,7 @@ PYTHON ?= python3.11
 PEERS  := build/peers
 
 .PHONY: bench-peers
-bench-peers: build-bench $(foreach peer,fastapi flask mlserver envoy,$(PEERS)/$(peer)/installed) ## compare with FastAPI, Flask, MLServer and Envoy, 8 minutes and once 5 to install them
+bench-peers: build-bench $(foreach peer,fastapi flask mlserver envoy,$(PEERS)/$(peer)/installed) ## compare with FastAPI, Flask, MLServer and Envoy, 4 minutes and once 5 to install them
 	$(call MEASURE,peers) --environments $(PEERS)
 
 $(PEERS)/%/installed: bench/peers/%/requirements.txt

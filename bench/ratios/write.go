@@ -67,7 +67,7 @@ func (r *Results) Write(dir string, machine *report.Machine, inProcess string) e
 	if inProcess != "" {
 		b.WriteString("\nOne unary call in process, without network (`BenchmarkGates`):\n\n" + inProcess)
 	}
-	b.WriteString("\n## How to repeat it\n\n    make bench              # seven minutes; on a machine that does nothing else\n    make bench BENCH=short  # half a minute, to see that everything works\n")
+	b.WriteString("\n## How to repeat it\n\n    make bench              # five minutes; on a machine that does nothing else\n    make bench BENCH=short  # half a minute, to see that everything works\n")
 	return errors.Join(
 		os.WriteFile(filepath.Join(dir, "RESULTS.md"), []byte(b.String()), 0o644), //nolint:gosec // a document
 		plotCases(dir, "unary", "Unary calls: throughput of Sallyport beside bare grpc-go", goalUnary, r.Unary),
