@@ -124,7 +124,7 @@ func TestBatchIsKilled(t *testing.T) {
 
 // disturb kills the server and then the run, once that has got on by so many rows
 // and a little more. It returns false if the run ended before.
-func (s *batchSite) disturb(t *testing.T, cmd *exec.Cmd, output string, over <-chan error, by int64) bool {
+func (s *batchSite) disturb(t *testing.T, cmd *exec.Cmd, output string, over chan error, by int64) bool {
 	t.Helper()
 	begin := position(output)
 	tick := time.NewTicker(time.Millisecond)
@@ -143,9 +143,12 @@ func (s *batchSite) disturb(t *testing.T, cmd *exec.Cmd, output string, over <-c
 	s.crash()
 	<-time.After(rand.N(20 * time.Millisecond)) // somewhere in its work
 	_ = cmd.Process.Kill()                      // it may have ended
-	<-over                                      //nolint:errcheck // killed
-	_, err := os.Stat(output)
-	return err != nil
+	end := <-over
+	if _, err := os.Stat(output); err == nil {
+		over <- end // for whoever looks at how it ended
+		return false
+	}
+	return true
 }
 
 // position is how many rows a run has behind it for good.
