@@ -15,7 +15,7 @@ func sh(t *testing.T, script string) process.Config {
 	t.Helper()
 	path, err := exec.LookPath("sh")
 	if err != nil {
-		t.Skip(err)
+		t.Fatal(err)
 	}
 	return process.Config{Path: path, Args: []string{"-c", script}, Ready: regexp.MustCompile(`ready (\S+)`)}
 }

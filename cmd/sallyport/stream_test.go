@@ -321,6 +321,15 @@ func TestPredictStreamRefused(t *testing.T) {
 			"the server answered batch 1 with neither outputs nor an error",
 		},
 		{
+			"answer with no output",
+			each(func(s serverStream, b *inferencev1.StreamBatch) error {
+				a := answer(b)
+				a.GetResult().Result = &inferencev1.StreamResult_Outputs{Outputs: &inferencev1.StreamOutputs{}}
+				return s.Send(a)
+			}),
+			"rows 1 to 2: the server answered without outputs",
+		},
+		{
 			"always draining",
 			func(s serverStream) error {
 				if _, err := accept(s, 1, 0); err != nil {

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	configv1 "github.com/sallyport/sallyport/gen/go/sallyport/config/v1"
+	"github.com/sallyport/sallyport/proto/configfile"
 )
 
 const maxSuggestions = 5
@@ -81,7 +82,7 @@ func (ix *Index) nearestBinding(r Request) (index int, pattern string) {
 	least := len(id)/3 + 1
 	for i, b := range ix.policy.GetBindings() {
 		for _, caller := range b.GetCallers() {
-			if n := edits(caller, id, least); n < least {
+			if n := configfile.Edits(caller, id, least); n < least {
 				least, index, pattern = n, i, caller
 			}
 		}
@@ -98,36 +99,11 @@ func (ix *Index) nearestModel(r Request) (pattern string) {
 				continue
 			}
 			for _, model := range rule.GetModels() {
-				if n := edits(model, r.Model, least); n < least {
+				if n := configfile.Edits(model, r.Model, least); n < least {
 					least, pattern = n, model
 				}
 			}
 		}
 	}
 	return pattern
-}
-
-// edits is the Levenshtein distance of a and b in bytes, or enough if their
-// lengths alone make it that.
-func edits(a, b string, enough int) int {
-	if max(len(a)-len(b), len(b)-len(a)) >= enough {
-		return enough
-	}
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			change := diagonal
-			if a[i] != b[j] {
-				change++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(change, row[j+1]+1, row[j]+1)
-		}
-	}
-	return row[len(b)]
 }

@@ -56,11 +56,12 @@ func (a *account) stand(to *Standing, now time.Duration) {
 		requests = a.had(KindRequests, now) + float64(s.held[KindRequests])
 		rows = a.had(KindRows, now) + float64(s.held[KindRows])
 		to.Budgets = true
+		most := a.limits.Most()
 		for k := KindDayRows; k < Kinds; k++ {
-			if s.most[k] == 0 && a.limits.Most()[k] == 0 {
+			if s.most[k] == 0 && most[k] == 0 {
 				continue
 			}
-			to.Left[k] = min(int64(max(0, a.had(k, now)+float64(s.held[k]))), a.limits.Most()[k])
+			to.Left[k] = min(int64(max(0, a.had(k, now)+float64(s.held[k]))), most[k])
 			if ends := s.ends(k); ends > now {
 				to.Reset[k] = ends - now
 			}

@@ -24,18 +24,18 @@ func nearest(name string, schema protoreflect.MessageDescriptor) string {
 	for i := range schema.Fields().Len() {
 		field := string(schema.Fields().Get(i).Name())
 		// A short name is two letters off from anything.
-		if d := distance(name, field); d < best && d < len(field)/2 {
+		if d := Edits(name, field, best); d < best && d < len(field)/2 {
 			best, found = d, field
 		}
 	}
 	return found
 }
 
-// distance is how many bytes have to be put in, left out or replaced to make b of a.
-// Names much longer than any field's are not looked at.
-func distance(a, b string) int {
-	if len(a) > 2*len(b) {
-		return len(a)
+// Edits is the Levenshtein distance of a and b in bytes, or enough if their lengths
+// alone make it that.
+func Edits(a, b string, enough int) int {
+	if max(len(a)-len(b), len(b)-len(a)) >= enough {
+		return enough
 	}
 	row := make([]int, len(b)+1)
 	for j := range row {
@@ -45,11 +45,12 @@ func distance(a, b string) int {
 		diagonal := row[0]
 		row[0] = i + 1
 		for j := range len(b) {
-			other := diagonal
+			change := diagonal
 			if a[i] != b[j] {
-				other = 1 + min(diagonal, row[j], row[j+1])
+				change++
 			}
-			diagonal, row[j+1] = row[j+1], other
+			diagonal = row[j+1]
+			row[j+1] = min(change, row[j+1]+1, row[j]+1)
 		}
 	}
 	return row[len(b)]

@@ -9,6 +9,7 @@ import (
 	"github.com/sallyport/sallyport/server/batch"
 	"github.com/sallyport/sallyport/server/model"
 	"github.com/sallyport/sallyport/server/onnx/graph"
+	"github.com/sallyport/sallyport/server/onnx/onnxtest"
 )
 
 // together runs requests that wait at the same time, and returns their errors.
@@ -73,7 +74,7 @@ func doomed() graph.Graph {
 // Nor can one that goes away before it is found out.
 func TestWhoSpoilsRunsAndLeavesIsRunApart(t *testing.T) {
 	dir := t.TempDir()
-	write(t, dir, "spinning", spinning(), "{}")
+	write(t, dir, "spinning", onnxtest.Countdown(), "{}")
 	write(t, dir, "doomed", doomed(), batching)
 	w := open(t, dir, batch.Config{Concurrency: 1, MaxDelay: time.Hour})
 	v := w.version(t, "doomed", 1)

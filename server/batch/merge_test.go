@@ -13,12 +13,13 @@ import (
 	"github.com/sallyport/sallyport/server/batch"
 	"github.com/sallyport/sallyport/server/model"
 	"github.com/sallyport/sallyport/server/onnx/graph"
+	"github.com/sallyport/sallyport/server/onnx/onnxtest"
 )
 
 // patient is a model that takes a row's own n and waits for as many rounds as the
 // greatest of them says.
 func patient() graph.Graph {
-	g := spinning()
+	g := onnxtest.Countdown()
 	g.Nodes[0].Inputs = []string{"rounds", "true", "x"}
 	g.Nodes = append([]graph.Node{{
 		Op: "ReduceMax", Inputs: []string{"n"}, Outputs: []string{"rounds"},
@@ -56,7 +57,7 @@ const batching = "batching: {max_rows: 8}"
 func zoo(t *testing.T, cfg batch.Config) *world {
 	t.Helper()
 	dir := t.TempDir()
-	write(t, dir, "spinning", spinning(), "{}")
+	write(t, dir, "spinning", onnxtest.Countdown(), "{}")
 	write(t, dir, "picky", picky(), batching)
 	write(t, dir, "patient", patient(), batching)
 	write(t, dir, "total", total(), batching)

@@ -178,29 +178,6 @@ func number(elem graph.Elem, shape ...int64) graph.Type {
 	return graph.Type{Kind: graph.Tensor, Elem: elem, Ranked: true, Shape: shape}
 }
 
-// spinning is a model that runs for as many rounds as its input n says.
-func spinning() graph.Graph {
-	body := &graph.Graph{
-		Nodes: []graph.Node{
-			{Op: "Identity", Inputs: []string{"on"}, Outputs: []string{"still"}},
-			{Op: "Add", Inputs: []string{"before", "before"}, Outputs: []string{"after"}},
-		},
-		Inputs: []graph.Value{
-			{Name: "round", Type: number(graph.Int64)}, {Name: "on", Type: number(graph.Bool)}, {Name: "before", Type: number(graph.Float, -1)},
-		},
-		Outputs: []graph.Value{{Name: "still", Type: number(graph.Bool)}, {Name: "after", Type: number(graph.Float, -1)}},
-	}
-	return graph.Graph{
-		Nodes: []graph.Node{{
-			Op: "Loop", Inputs: []string{"n", "true", "x"}, Outputs: []string{"y"},
-			Attributes: []graph.Attribute{{Name: "body", Value: body}},
-		}},
-		Initializers: []graph.Initializer{{Name: "true", Elem: graph.Bool, Raw: []byte{1}}},
-		Inputs:       []graph.Value{{Name: "n", Type: number(graph.Int64)}, {Name: "x", Type: number(graph.Float, -1)}},
-		Outputs:      []graph.Value{{Name: "y", Type: number(graph.Float, -1)}},
-	}
-}
-
 const forever = math.MaxInt64
 
 // rounds are inputs of the spinning model.

@@ -17,7 +17,6 @@ import (
 const (
 	maxNameBytes  = 128
 	maxInputs     = 256
-	maxOutputs    = 256
 	maxKeyBytes   = 256
 	maxDimensions = 16
 )
@@ -161,14 +160,15 @@ func (d *decoder) text(most int) (string, bool) {
 	return unsafe.String(unsafe.SliceData(b), len(b)), true //nolint:gosec // data does not change
 }
 
+// fewOutputs is how many names of outputs are compared each with each. The schema has
+// room for more, which go the general way.
+const fewOutputs = 16
+
 // name reads the name of an output that is not among names.
 func (d *decoder) name(names []string) ([]string, bool) {
 	s, ok := d.text(maxKeyBytes)
-	if !ok || s == "" || len(names) == maxOutputs {
+	if !ok || s == "" || len(names) == fewOutputs {
 		return nil, false
-	}
-	if len(names) >= 16 {
-		return nil, false // comparing each with each is for few
 	}
 	for _, other := range names {
 		if other == s {

@@ -23,7 +23,7 @@ func TestLongRunsStepAside(t *testing.T) {
 		t.Skip("this kernel gives no slices")
 	}
 	usual := longest(t)
-	m := load(t, onnxtest.Open(t), countdown())
+	m := load(t, onnxtest.Open(t), onnxtest.Countdown())
 	for _, want := range []bool{false, true} { // of the first run nothing is known
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		done := start(ctx, m, forever)

@@ -42,7 +42,7 @@ func start(ctx context.Context, m model.Runner, n int64) <-chan error {
 
 func TestEndOfContextEndsARun(t *testing.T) {
 	rt := onnxtest.Open(t)
-	m := load(t, rt, countdown())
+	m := load(t, rt, onnxtest.Countdown())
 	for range 3 {
 		ctx, cancel := context.WithCancel(t.Context())
 		done := start(ctx, m, forever)
@@ -68,7 +68,7 @@ func TestEndOfContextEndsARun(t *testing.T) {
 
 func TestEndOfOneRunLeavesOthersAlone(t *testing.T) {
 	rt := onnxtest.Open(t)
-	m := load(t, rt, countdown())
+	m := load(t, rt, onnxtest.Countdown())
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	ended, other := start(ctx, m, forever), start(t.Context(), m, 200_000)

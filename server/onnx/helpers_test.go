@@ -110,31 +110,7 @@ func classifier(coefficients []float32, labels any) graph.Graph {
 	}
 }
 
-// countdown runs for as many rounds as its input n says, a fraction of a
-// microsecond each.
-func countdown() graph.Graph {
-	body := &graph.Graph{
-		Nodes: []graph.Node{
-			{Op: "Identity", Inputs: []string{"on"}, Outputs: []string{"still"}},
-			{Op: "Add", Inputs: []string{"before", "before"}, Outputs: []string{"after"}},
-		},
-		Inputs: []graph.Value{
-			value("round", tensorOf(graph.Int64)), value("on", tensorOf(graph.Bool)), value("before", tensorOf(graph.Float, -1)),
-		},
-		Outputs: []graph.Value{value("still", tensorOf(graph.Bool)), value("after", tensorOf(graph.Float, -1))},
-	}
-	return graph.Graph{
-		Nodes: []graph.Node{{
-			Op: "Loop", Inputs: []string{"n", "true", "x"}, Outputs: []string{"y"},
-			Attributes: []graph.Attribute{{Name: "body", Value: body}},
-		}},
-		Initializers: []graph.Initializer{{Name: "true", Elem: graph.Bool, Raw: []byte{1}}},
-		Inputs:       []graph.Value{value("n", tensorOf(graph.Int64)), value("x", tensorOf(graph.Float, -1))},
-		Outputs:      []graph.Value{value("y", tensorOf(graph.Float, -1))},
-	}
-}
-
-// rounds is an input of countdown; forever is one that does not end by itself.
+// rounds is an input of onnxtest.Countdown; forever is one that does not end by itself.
 func rounds(n int64) tensors {
 	return tensors{"n": ints(nil, n), "x": floats([]int64{1}, 1)}
 }

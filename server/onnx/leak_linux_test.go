@@ -27,7 +27,7 @@ func TestNoNativeMemoryIsLost(t *testing.T) {
 	strs, halves := load(t, rt, one("Identity", text, value("x", text))), load(t, rt, one("Identity", half, value("x", half)))
 	scalar, sum := load(t, rt, one("Identity", tensorOf(graph.Int64), value("x", tensorOf(graph.Int64)))), load(t, rt, one("Add", float, value("x", float), value("z", float)))
 	sequence := load(t, rt, one("SequenceConstruct", graph.Type{Kind: graph.SequenceOfTensors, Elem: graph.String}, value("x", text), value("z", text)))
-	loop := load(t, rt, countdown())
+	loop := load(t, rt, onnxtest.Countdown())
 	long := strings.Repeat("long", 1000)
 	mix := []struct {
 		model  model.Runner

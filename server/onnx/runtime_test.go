@@ -73,7 +73,7 @@ func TestNothingIsPrinted(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer cancel()
-	if err := <-start(ctx, load(t, onnxtest.Open(t), countdown()), forever); err == nil {
+	if err := <-start(ctx, load(t, onnxtest.Open(t), onnxtest.Countdown()), forever); err == nil {
 		t.Error("forever has ended")
 	}
 }
